@@ -1,0 +1,1 @@
+"""Kernel sets: one folder for each backend, one file for each operator family."""

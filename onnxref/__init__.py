@@ -1,0 +1,1 @@
+"""A spec-faithful interpreter for ONNX and ONNX-ML in pure Python."""

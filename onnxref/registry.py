@@ -1,0 +1,230 @@
+"""Operator implementations, found by domain, operator type, schema version and backend.
+
+A kernel is a plain function, registered where it is defined:
+
+    @op("Softmax", since=13)
+    def softmax(input, *, axis=-1): ...
+
+    @op("Softmax", since=(1, 11))
+    def softmax_2d(input, *, axis=1): ...
+
+The kernel contract
+    1. Inputs are positional, in schema order, with the schema's names in lower case; an optional
+       input has the default None, a variadic input is `*args`. The names are those of the newest
+       schema version that the registration claims.
+    2. Attributes are keyword-only, with the schema's names and that version's defaults.
+       INT -> int, FLOAT -> float, STRING -> str, lists -> tuples, TENSOR -> array,
+       GRAPH -> `Body`. An attribute that may be absent and has no default is None.
+    3. `since` names every schema version that the function implements.
+    4. A kernel never changes its inputs. It returns one value, or a tuple of all outputs
+       (trailing ones that nobody asked for may be left out or None).
+    5. A keyword-only parameter `ctx` receives a `Context`: which outputs are wanted, random
+       numbers, limits. `prepared` receives what `prepare(**attributes)` returned, computed once
+       per node; the kernel then takes no attributes itself.
+    6. Bad arguments raise `KernelError`; the runtime adds the node's name, types and shapes.
+    7. `cost(*inputs, **attributes)` predicts the size of the outputs from the same arguments in
+       Python ints, before the kernel runs. Needed where the outputs may be much larger than the
+       inputs; elsewhere the runtime charges what came out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from .dtypes import DType
+from .errors import BackendError, UnsupportedOperatorError
+from .limits import Budget
+
+Kernel = Callable[..., Any]
+_K = TypeVar("_K", bound=Kernel)
+
+ONNX = ""
+ML = "ai.onnx.ml"
+TRAINING = "ai.onnx.preview.training"
+PREVIEW = "ai.onnx.preview"
+
+BACKENDS = ("numpy",)
+
+
+class Cost(NamedTuple):
+    """What a node is going to use, in bytes."""
+
+    out_bytes: int
+    scratch_bytes: int = 0
+
+    @staticmethod
+    def of(shape: Sequence[int], dtype: DType) -> Cost:
+        """Cost of one output of this shape and dtype (strings count as references)."""
+        return Cost(math.prod(int(d) for d in shape) * dtype.itemsize)
+
+
+class Body(Protocol):
+    """A subgraph attribute, bound to the outer values it uses, ready to be called."""
+
+    @property
+    def input_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def output_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def output_types(self) -> tuple[Any, ...]:
+        """Declared type of each output, None where the model does not say."""
+        ...
+
+    def __call__(self, *inputs: Any) -> tuple[Any, ...]: ...
+
+
+@dataclass(slots=True)
+class Context:
+    """What a kernel may ask of the run it is part of.
+
+    Attributes:
+        wanted: for each output of the node, whether anything uses it.
+        budget: limits; ask it before making anything large that `cost` could not foresee.
+        opset: version of the node's operator set that the model imports.
+        generator: source of randomness for nodes without a seed.
+    """
+
+    wanted: tuple[bool, ...] = (True,)
+    budget: Budget = field(default_factory=Budget)
+    opset: int = 0
+    generator: np.random.Generator = field(default_factory=np.random.default_rng)
+
+    @property
+    def n_outputs(self) -> int:
+        """How many outputs the node lists (unused ones in the middle included)."""
+        return len(self.wanted)
+
+    def rng(self, seed: float | None) -> np.random.Generator:
+        """Return a generator: a fresh one from `seed`, or the run's own where there is none."""
+        if seed is None:
+            return self.generator
+        return np.random.default_rng(np.float32(seed).view(np.uint32))
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One registered implementation of one or more schema versions."""
+
+    domain: str
+    op_type: str
+    since: tuple[int, ...]
+    backend: str
+    kernel: Kernel
+    cost: Callable[..., Cost] | None = None
+    prepare: Callable[..., Any] | None = None
+
+    @cached_property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """Parameters of the kernel itself."""
+        return inspect.signature(self.kernel).parameters
+
+    @cached_property
+    def takes_context(self) -> bool:
+        return "ctx" in self.parameters
+
+    @cached_property
+    def attributes(self) -> Mapping[str, inspect.Parameter]:
+        """Keyword-only parameters that stand for attributes, wherever they are taken."""
+        source = self.parameters if self.prepare is None else inspect.signature(self.prepare).parameters
+        return {
+            name: p
+            for name, p in source.items()
+            if p.kind is p.KEYWORD_ONLY and name not in ("ctx", "prepared")
+        }
+
+
+class _Versions:
+    """Implementations of one operator for one backend, ordered by version."""
+
+    def __init__(self) -> None:
+        self.versions: list[int] = []
+        self.operators: list[Operator] = []
+
+    def add(self, version: int, operator: Operator) -> None:
+        position = bisect_right(self.versions, version)
+        if position and self.versions[position - 1] == version:
+            raise ValueError(f"{operator.op_type}-{version} is registered twice for {operator.backend}")
+        self.versions.insert(position, version)
+        self.operators.insert(position, operator)
+
+    def at(self, opset: int) -> Operator | None:
+        position = bisect_right(self.versions, opset)
+        return self.operators[position - 1] if position else None
+
+
+_table: dict[str, dict[tuple[str, str], _Versions]] = {}
+_user_table: dict[tuple[str, str], _Versions] = {}
+
+
+def op(
+    op_type: str,
+    *,
+    since: int | tuple[int, ...],
+    domain: str = ONNX,
+    backend: str = "numpy",
+    cost: Callable[..., Cost] | None = None,
+    prepare: Callable[..., Any] | None = None,
+) -> Callable[[_K], _K]:
+    """Register a kernel for the schema versions `since` of an operator; see the module's contract."""
+    versions = (since,) if isinstance(since, int) else since
+
+    def register(kernel: _K) -> _K:
+        operator = Operator(domain, op_type, versions, backend, kernel, cost, prepare)
+        entry = _table.setdefault(backend, {}).setdefault((domain, op_type), _Versions())
+        for version in versions:
+            entry.add(version, operator)
+        return kernel
+
+    return register
+
+
+def operators(backend: str = "numpy") -> Iterator[tuple[int, Operator]]:
+    """Yield every (schema version, implementation) of a backend."""
+    for entry in _load(backend).values():
+        yield from zip(entry.versions, entry.operators, strict=True)
+
+
+def find(domain: str, op_type: str, opset: int, backend: str = "numpy") -> Operator:
+    """Return the implementation for a node whose model imports version `opset` of `domain`.
+
+    A user's own registration wins over the library's.
+
+    Raises:
+        UnsupportedOperatorError: nothing implements the operator at this version.
+        BackendError: there is no such backend.
+    """
+    key = (domain, op_type)
+    for table in (_user_table, _load(backend)):
+        entry = table.get(key)
+        if entry is not None and (found := entry.at(opset)) is not None:
+            return found
+    raise UnsupportedOperatorError(_explain_missing(domain, op_type, opset, backend))
+
+
+def _load(backend: str) -> dict[tuple[str, str], _Versions]:
+    if backend not in BACKENDS:
+        raise BackendError(f"there is no backend {backend!r}; choose from {', '.join(BACKENDS)}")
+    importlib.import_module(f"onnxref.kernels.{backend}")
+    return _table.setdefault(backend, {})
+
+
+def _explain_missing(domain: str, op_type: str, opset: int, backend: str) -> str:
+    shown = domain or "ai.onnx"
+    table = _load(backend)
+    entry = table.get((domain, op_type)) or _user_table.get((domain, op_type))
+    if entry is not None:
+        return f"{op_type} of {shown} came with version {entry.versions[0]} (the model imports {opset})"
+    if not any(key[0] == domain for key in (*table, *_user_table)):
+        return f"no operator of domain {shown!r} is known (wanted {op_type}); register it with onnxref.register_op"
+    return f"{shown} has no operator {op_type!r}; register it with onnxref.register_op"

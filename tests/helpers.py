@@ -1,0 +1,30 @@
+"""What several test modules share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from onnxref import registry
+from onnxref.registry import Context
+
+
+def run_op(
+    op_type: str, *inputs: Any, opset: int, domain: str = "", n_outputs: int = 1, **attributes: Any
+) -> Any:
+    """Call the reference kernel of one operator version, with no graph around it.
+
+    Returns the one output, or the tuple of outputs where `n_outputs` is not 1.
+    """
+    operator = registry.find(domain, op_type, opset)
+    if operator.cost is not None:
+        operator.cost(*inputs, **attributes)
+    kwargs = {"prepared": operator.prepare(**attributes)} if operator.prepare else dict(attributes)
+    if operator.takes_context:
+        kwargs["ctx"] = Context(wanted=(True,) * n_outputs, opset=opset)
+    with np.errstate(all="ignore"):
+        result = operator.kernel(*inputs, **kwargs)
+    outputs = result if isinstance(result, tuple) else (result,)
+    outputs = tuple(np.asarray(y) if isinstance(y, np.generic) else y for y in outputs)
+    return outputs[0] if n_outputs == 1 else outputs[:n_outputs]

@@ -69,7 +69,15 @@ class NodeError(OnnxRefError, RuntimeError):
 
 
 class ResourceLimitError(OnnxRefError, RuntimeError):
-    """A resource limit would be exceeded; nothing was allocated for it."""
+    """A resource limit would be exceeded; nothing was allocated for it.
+
+    Attributes:
+        located: whether the message names the node already.
+    """
+
+    def __init__(self, message: str, *, located: bool = False) -> None:
+        super().__init__(message)
+        self.located = located
 
 
 class BackendError(OnnxRefError, RuntimeError):

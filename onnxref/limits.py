@@ -67,7 +67,7 @@ UNTRUSTED = Limits(
 class Budget:
     """What one run has used so far. Not shared between runs or threads."""
 
-    __slots__ = ("_deadline", "executed_nodes", "limits", "live_bytes", "peak_bytes", "total_bytes")
+    __slots__ = ("_deadline", "executed_nodes", "limits", "live_bytes", "nodes", "peak_bytes", "total_bytes")
 
     def __init__(self, limits: Limits = DEFAULT) -> None:
         self.limits = limits
@@ -75,6 +75,7 @@ class Budget:
         self.peak_bytes = 0
         self.total_bytes = 0
         self.executed_nodes = 0
+        self.nodes = 0
         self._deadline = None if limits.seconds is None else time.monotonic() + limits.seconds
 
     def check_bytes(self, wanted: int, what: str = "output") -> None:
@@ -91,6 +92,15 @@ class Budget:
     def check_strings(self, wanted: int) -> None:
         """Refuse string data of more than `string_bytes` UTF-8 bytes."""
         _check("string_bytes", self.limits.string_bytes, wanted, "strings")
+
+    def check_depth(self, depth: int) -> None:
+        """Refuse graphs and functions that nest deeper than `depth`."""
+        _check("depth", self.limits.depth, depth, "nested graphs")
+
+    def add_node(self) -> None:
+        """Account for one more node in the loaded model."""
+        self.nodes += 1
+        _check("nodes", self.limits.nodes, self.nodes, "the model")
 
     def add_live(self, count: int) -> None:
         """Account for a value of `count` bytes that is now alive."""

@@ -123,6 +123,7 @@ class Operator:
     kernel: Kernel
     cost: Callable[..., Cost] | None = None
     prepare: Callable[..., Any] | None = None
+    user_defined: bool = False
 
     @cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -158,6 +159,11 @@ class _Versions:
         self.versions.insert(position, version)
         self.operators.insert(position, operator)
 
+    def discard(self, version: int) -> None:
+        if version in self.versions:
+            position = self.versions.index(version)
+            del self.versions[position], self.operators[position]
+
     def at(self, opset: int) -> Operator | None:
         position = bisect_right(self.versions, opset)
         return self.operators[position - 1] if position else None
@@ -187,6 +193,43 @@ def op(
         return kernel
 
     return register
+
+
+def register_op(
+    op_type: str, *, domain: str, since: int = 1, cost: Callable[..., Cost] | None = None
+) -> Callable[[_K], _K]:
+    """Register a Python function as an operator of your own, or in place of a standard one.
+
+    The function takes the node's inputs positionally and its attributes as keywords, and returns one
+    value or a tuple, as the kernel contract at the top of this module says. Sessions made afterwards
+    use it; registering the same operator and version again replaces the function.
+
+    Example:
+        >>> @register_op("Twice", domain="my.ops")
+        ... def twice(x, *, offset=0.0):
+        ...     return 2 * x + x.dtype.type(offset)
+    """
+    if since < 1:
+        raise ValueError(f"since must be at least 1 (got {since})")
+    domain = "" if domain == "ai.onnx" else domain
+
+    def register(kernel: _K) -> _K:
+        operator = Operator(domain, op_type, (since,), "user", kernel, cost, user_defined=True)
+        entry = _user_table.setdefault((domain, op_type), _Versions())
+        entry.discard(since)
+        entry.add(since, operator)
+        return kernel
+
+    return register
+
+
+def unregister_op(op_type: str, *, domain: str) -> None:
+    """Forget every version of an operator registered with `register_op`.
+
+    Raises:
+        KeyError: it was not registered.
+    """
+    del _user_table["" if domain == "ai.onnx" else domain, op_type]
 
 
 def operators(backend: str = "numpy") -> Iterator[tuple[int, Operator]]:

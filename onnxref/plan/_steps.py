@@ -1,0 +1,68 @@
+"""The plan's data: what the executor walks through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..graph import Node, ValueType
+from ..registry import Cost
+from ._types import TypeRule
+
+# Slot 0 always holds None: absent optional inputs read it, unwanted outputs are not written.
+NO_SLOT = 0
+
+
+@dataclass(slots=True)
+class Step:
+    """One kernel call.
+
+    Attributes:
+        inputs: slots to read; `NO_SLOT` for an absent optional input.
+        outputs: slots to write; `NO_SLOT` for outputs that nothing uses.
+        frees: slots whose value is not needed after this step.
+        bodies: subgraph attributes by name.
+        type_rule: None where no schema constrains the inputs.
+    """
+
+    node: Node
+    kernel: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    takes_context: bool = False
+    cost: Callable[..., Cost] | None = None
+    cost_arguments: Mapping[str, Any] = field(default_factory=dict)
+    bodies: Mapping[str, Plan] = field(default_factory=dict)
+    type_rule: TypeRule | None = None
+    frees: tuple[int, ...] = ()
+
+    @property
+    def wanted(self) -> tuple[bool, ...]:
+        """For each output, whether anything uses it."""
+        return tuple(slot != NO_SLOT for slot in self.outputs)
+
+
+@dataclass(slots=True)
+class Plan:
+    """Steps in order, over a frame of slots.
+
+    Attributes:
+        template: the frame before a run: constants in their slots, None elsewhere.
+        input_slots: where the caller's inputs go, in graph order.
+        output_slots: where the results are.
+        captures: (slot in the surrounding frame, slot here) of outer values that a subgraph uses.
+        constant_slots: slots of constants; never freed.
+    """
+
+    name: str
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    output_types: tuple[ValueType | None, ...]
+    input_slots: tuple[int, ...]
+    output_slots: tuple[int, ...]
+    captures: tuple[tuple[int, int], ...]
+    template: list[Any]
+    constant_slots: frozenset[int]
+    steps: list[Step]

@@ -1,0 +1,200 @@
+"""The executor: one loop over a plan's steps. There is no other interpreter, also not for debugging."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..dtypes import tensor_type_string
+from ..errors import NodeError, OnnxRefError, ResourceLimitError, TypeMismatchError
+from ..graph import Node, ValueType
+from ..limits import Budget
+from ..plan import Plan, Step
+from ..registry import Context
+
+
+class Observer(Protocol):
+    """Called after every executed step, in subgraphs and functions too."""
+
+    def __call__(self, node: Node, inputs: Sequence[Any], outputs: Sequence[Any]) -> None: ...
+
+
+@dataclass(slots=True)
+class Run:
+    """What the steps of one run share."""
+
+    budget: Budget
+    generator: np.random.Generator
+    observers: tuple[Observer, ...] = ()
+    depth: int = 0
+
+
+def run_plan(plan: Plan, inputs: Sequence[Any], run: Run) -> list[Any]:
+    """Run a whole model; the outputs share no memory with the inputs, the plan, or each other."""
+    with np.errstate(all="ignore"):
+        outputs = execute(plan, [_protect(value) for value in inputs], (), run)
+    taken = {id(_root(value)) for value in (*inputs, *plan.template) if isinstance(value, np.ndarray)}
+    return [_detach(value, taken) for value in outputs]
+
+
+def execute(plan: Plan, inputs: Sequence[Any], captured: Sequence[Any], run: Run) -> list[Any]:
+    """Run a plan's steps in a fresh frame, freeing each value after its last use."""
+    slots = plan.template.copy()
+    for slot, value in zip(plan.input_slots, inputs, strict=True):
+        slots[slot] = value
+    for (_, slot), value in zip(plan.captures, captured, strict=True):
+        slots[slot] = value
+    budget = run.budget
+    for step in plan.steps:
+        budget.step()
+        values = [slots[slot] for slot in step.inputs]
+        outputs = _run_step(step, values, slots, run)
+        for observer in run.observers:
+            observer(step.node, values, outputs)
+        for slot, value in zip(step.outputs, outputs, strict=False):
+            if slot:
+                slots[slot] = value
+                budget.add_live(_owned_bytes(value))
+        for slot in step.frees:
+            budget.drop_live(_owned_bytes(slots[slot]))
+            slots[slot] = None
+    results = [slots[slot] for slot in plan.output_slots]
+    if run.depth:  # the surrounding step accounts for what its body hands back
+        for slot in set(plan.output_slots) - plan.constant_slots:
+            budget.drop_live(_owned_bytes(slots[slot]))
+    return results
+
+
+class _BoundBody:
+    """A subgraph with the outer values that it uses, as a kernel sees it."""
+
+    __slots__ = ("_captured", "_plan", "_run")
+
+    def __init__(self, plan: Plan, slots: Sequence[Any], run: Run) -> None:
+        self._plan = plan
+        self._captured = [_protect(slots[outer]) for outer, _ in plan.captures]
+        self._run = run
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return self._plan.input_names
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return self._plan.output_names
+
+    @property
+    def output_types(self) -> tuple[ValueType | None, ...]:
+        return self._plan.output_types
+
+    def __call__(self, *inputs: Any) -> tuple[Any, ...]:
+        plan, run = self._plan, self._run
+        if len(inputs) != len(plan.input_slots):
+            raise NodeError(
+                f"graph {plan.name!r} takes {len(plan.input_slots)} inputs (its node gives it {len(inputs)})"
+            )
+        run.depth += 1
+        try:
+            return tuple(execute(plan, [_as_value(value) for value in inputs], self._captured, run))
+        finally:
+            run.depth -= 1
+
+
+def _run_step(step: Step, values: list[Any], slots: list[Any], run: Run) -> Sequence[Any]:
+    try:
+        if step.type_rule is not None:
+            step.type_rule.check_values(values)
+        if step.cost is not None:
+            cost = step.cost(*values, **step.cost_arguments)
+            run.budget.check_bytes(cost.out_bytes + cost.scratch_bytes)
+        arguments = step.arguments
+        if step.takes_context or step.bodies:
+            arguments = {**arguments, **_extras(step, slots, run)}
+        result = step.kernel(*values, **arguments)
+        outputs = [_as_value(y) for y in result] if isinstance(result, tuple) else [_as_value(result)]
+        if len(outputs) < len(step.outputs) and any(step.outputs[len(outputs) :]):
+            raise NodeError(f"its kernel gave {len(outputs)} outputs of {len(step.outputs)}")
+        return outputs
+    except (NodeError, TypeMismatchError) as error:
+        if step.bodies or isinstance(error, TypeMismatchError):
+            raise
+        raise NodeError(f"{step.node}: {error}") from error
+    except ResourceLimitError as error:
+        if error.located:
+            raise
+        raise ResourceLimitError(f"{error} ({step.node})", located=True) from error
+    except RecursionError:
+        raise
+    except Exception as error:
+        raise NodeError(_explain(step, values, error)) from error
+
+
+def _extras(step: Step, slots: list[Any], run: Run) -> dict[str, Any]:
+    extras: dict[str, Any] = {name: _BoundBody(plan, slots, run) for name, plan in step.bodies.items()}
+    if step.takes_context:
+        extras["ctx"] = Context(step.wanted, run.budget, step.node.opset, run.generator)
+    return extras
+
+
+def _explain(step: Step, values: Sequence[Any], error: Exception) -> str:
+    cause = str(error) if isinstance(error, OnnxRefError) else f"{type(error).__name__}: {error}"
+    shown = ", ".join(
+        f"{name or 'absent'}: {_describe(value)}"
+        for name, value in zip(step.node.inputs, values, strict=False)
+    )
+    return f"{step.node}: {cause} [inputs: {shown or 'none'}]"
+
+
+def _describe(value: Any) -> str:
+    match value:
+        case np.ndarray():
+            return f"{tensor_type_string(value.dtype)}{list(value.shape)}"
+        case list():
+            return f"sequence of {len(value)}"
+        case _:
+            return type(value).__name__ if value is not None else "none"
+
+
+def _as_value(value: Any) -> Any:
+    """NumPy arithmetic on 0-d arrays gives scalars; a tensor is always an array here."""
+    return np.asarray(value) if isinstance(value, np.generic) else value
+
+
+def _protect(value: Any) -> Any:
+    """A read-only view: a kernel that wrote into its input would fail instead of spoiling it."""
+    if not isinstance(value, np.ndarray) or not value.flags.writeable:
+        return value
+    view = value.view()
+    view.flags.writeable = False
+    return view
+
+
+def _owned_bytes(value: Any) -> int:
+    """Bytes that a value keeps alive by itself; views belong to the array they look into."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes if value.base is None else 0
+    if isinstance(value, list):
+        return sum(_owned_bytes(item) for item in value)
+    return 0
+
+
+def _root(value: Any) -> Any:
+    while isinstance(value, np.ndarray) and value.base is not None:
+        value = value.base
+    return value
+
+
+def _detach(value: Any, taken: set[int]) -> Any:
+    if isinstance(value, list):
+        return [_detach(item, taken) for item in value]
+    if not isinstance(value, np.ndarray):
+        return value
+    root = id(_root(value))
+    if root in taken or not value.flags.writeable:
+        return value.copy()
+    taken.add(root)
+    return value
+

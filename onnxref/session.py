@@ -1,0 +1,211 @@
+"""`run` for one call, `InferenceSession` for many: a loaded model with its plans.
+
+`InferenceSession` is shaped like the class of the same name in ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .errors import BackendError, OutputError
+from .graph import Dim, OptionalType, SequenceType, TensorType, Value, type_string
+from .limits import DEFAULT, Budget, Limits
+from .model import load_model
+from .plan import Plan, build_plan
+from .runtime import Observer, Run, bind_inputs, run_plan
+from .runtime._inputs import required_inputs
+
+# ONNX Runtime's names for the places where a model can run, and the backends that answer to them.
+_PROVIDERS = {"CPUExecutionProvider": "auto"}
+
+
+def run(
+    model: Any,
+    inputs: Any = None,
+    outputs: Sequence[str] | str | None = None,
+    *,
+    backend: str = "auto",
+    limits: Limits | None = None,
+) -> dict[str, Any]:
+    """Run a model once.
+
+    Args:
+        model: a path, bytes, binary file object, `ModelProto`, `GraphProto`, `FunctionProto` or
+            `NodeProto`; a path ending in `.onnxtxt` holds ONNX text.
+        inputs: a mapping from input name to value, a sequence in graph order, or one array. Values are
+            arrays or anything with `__array__` or `__dlpack__`; Python numbers and lists take the
+            declared type. Sequences are lists, maps are dicts, an absent optional is None.
+        outputs: names of the values to return, of any value in the graph; None returns all outputs.
+            Only the nodes that these need are run.
+        backend: kernel set to use; "auto" takes the fastest that is right.
+        limits: bounds on memory, time and size; None means `onnxref.DEFAULT`.
+
+    Returns:
+        Values by name: the graph's outputs in graph order, or the requested ones in the given order.
+
+    Raises:
+        ModelError: the model cannot be loaded or breaks the specification.
+        InputError, OutputError: inputs or outputs do not fit the model.
+        NodeError: a node failed; the message names it.
+        ResourceLimitError: a limit would be exceeded.
+
+    Example:
+        >>> import numpy as np, onnx
+        >>> node = onnx.helper.make_node("Add", ["a", "b"], ["c"])
+        >>> run(node, [np.float32([1, 2]), np.float32([10, 20])])
+        {'c': array([11., 22.], dtype=float32)}
+    """
+    session = InferenceSession(model, backend=backend, limits=limits)
+    names = [outputs] if isinstance(outputs, str) else outputs
+    return session.run_named(names, inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeArg:
+    """Name, shape and type of a model's input or output.
+
+    Attributes:
+        shape: ints for fixed dimensions, strings for named ones, None for unknown ones.
+        type: ONNX type string such as `tensor(float)`; empty where the model does not say.
+    """
+
+    name: str
+    shape: list[Dim]
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What the model says about itself."""
+
+    producer_name: str = ""
+    graph_name: str = ""
+    domain: str = ""
+    description: str = ""
+    graph_description: str = ""
+    version: int = 0
+    custom_metadata_map: Mapping[str, str] = field(default_factory=dict)
+
+
+class InferenceSession:
+    """A loaded model, ready to run many times, from several threads at once.
+
+    Args:
+        model: as for `onnxref.run`.
+        providers: ONNX Runtime's names of execution providers, in order of preference; the first one
+            that can be used here decides the backend. None leaves it to `backend`.
+        backend: kernel set to use; "auto" takes the fastest that is right.
+        limits: bounds on memory, time and size; None means `onnxref.DEFAULT`.
+
+    Raises:
+        ModelError: the model cannot be loaded or breaks the specification.
+        BackendError: no such backend or provider.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        providers: Sequence[str] | None = None,
+        backend: str = "auto",
+        limits: Limits | None = None,
+    ) -> None:
+        self._backend = _choose_backend(backend if providers is None else _backend_of(providers))
+        self._limits = DEFAULT if limits is None else limits
+        self._model = load_model(model, self._limits)
+        self._generator = np.random.default_rng()
+        self._lock = threading.Lock()
+        self._plans: dict[tuple[str, ...] | None, Plan] = {}
+        self._plan(None)
+
+    def run(self, output_names: Sequence[str] | None, input_feed: Any) -> list[Any]:
+        """Run the model and return the requested outputs.
+
+        Args:
+            output_names: names of any values of the graph; None or `[]` returns all outputs.
+            input_feed: as `inputs` of `onnxref.run`.
+
+        Returns:
+            The values in the order of `output_names`. They share no memory with the session.
+        """
+        return self._run(self._plan(output_names), input_feed)
+
+    def run_named(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Any,
+        observers: Sequence[Observer] = (),
+    ) -> dict[str, Any]:
+        """Like `run`, but return the values by name, and tell `observers` of every executed node."""
+        plan = self._plan(output_names)
+        return dict(zip(plan.output_names, self._run(plan, input_feed, observers), strict=True))
+
+    def get_inputs(self) -> list[NodeArg]:
+        """Return the inputs that a caller must give, in graph order."""
+        return [_node_arg(value) for value in required_inputs(self._model.graph)]
+
+    def get_overridable_initializers(self) -> list[NodeArg]:
+        """Return the inputs that have an initializer as their default."""
+        graph = self._model.graph
+        return [_node_arg(value) for value in graph.inputs if value.name in graph.initializers]
+
+    def get_outputs(self) -> list[NodeArg]:
+        """Return the model's outputs, in graph order."""
+        return [_node_arg(value) for value in self._model.graph.outputs]
+
+    def get_modelmeta(self) -> ModelMetadata:
+        """Return what the model says about itself."""
+        model = self._model
+        return ModelMetadata(
+            producer_name=model.producer_name,
+            graph_name=model.graph.name,
+            domain=model.domain,
+            description=model.doc,
+            graph_description=model.graph.doc,
+            version=model.version,
+            custom_metadata_map=dict(model.metadata),
+        )
+
+    def get_providers(self) -> list[str]:
+        """Return ONNX Runtime's names of the providers in use."""
+        return ["CPUExecutionProvider"]
+
+    def _run(self, plan: Plan, feeds: Any, observers: Sequence[Observer] = ()) -> list[Any]:
+        inputs = bind_inputs(self._model.graph, feeds)
+        return run_plan(plan, inputs, Run(Budget(self._limits), self._generator, tuple(observers)))
+
+    def _plan(self, output_names: Sequence[str] | None) -> Plan:
+        names = tuple(output_names) if output_names else None
+        with self._lock:
+            plan = self._plans.get(names)
+            if plan is None:
+                if names is not None and len(set(names)) != len(names):
+                    raise OutputError(f"an output is asked for twice (got {list(names)})")
+                plan = build_plan(self._model, names, backend=self._backend, limits=self._limits)
+                self._plans[names] = plan
+            return plan
+
+
+def _choose_backend(backend: str) -> str:
+    return "numpy" if backend == "auto" else backend
+
+
+def _backend_of(providers: Sequence[str]) -> str:
+    for provider in providers:
+        if provider in _PROVIDERS:
+            return _PROVIDERS[provider]
+    known = ", ".join(_PROVIDERS)
+    raise BackendError(f"none of the providers {list(providers)} can be used here; available: {known}")
+
+
+def _node_arg(value: Value) -> NodeArg:
+    inner = value.type
+    while isinstance(inner, (OptionalType, SequenceType)):
+        inner = inner.element
+    shape = inner.shape if isinstance(inner, TensorType) else None
+    return NodeArg(value.name, list(shape or ()), type_string(value.type) or "")

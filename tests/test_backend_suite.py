@@ -1,0 +1,42 @@
+"""The official backend tests of the installed onnx package, none left out.
+
+Seven cases cannot pass for any implementation; each is an expected failure, reported if it ever
+passes, and replaced by a test of our own:
+
+- `test_bernoulli*` compare with one particular random draw. The distribution is tested in
+  `tests/kernels/test_random.py`.
+- `test_loop16_seq_none` fails in the suite's own comparison, which takes `len()` of a 0-d array.
+  `test_loop16_seq_none_with_a_working_comparison` below runs the same model and data.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import numpy as np
+
+# The suite copies the light models to this folder before it runs them.
+os.environ.setdefault("ONNX_HOME", tempfile.mkdtemp(prefix="onnx-home-"))
+
+import onnx.backend.test
+from onnx.backend.test.loader import load_model_tests
+
+import onnxref
+from onnxref.backend import OnnxRefBackend
+
+_suite = onnx.backend.test.BackendTest(OnnxRefBackend, __name__)
+_suite.xfail("^test_bernoulli")
+_suite.xfail("^test_loop16_seq_none_cpu")
+globals().update(_suite.test_cases)
+
+
+def test_loop16_seq_none_with_a_working_comparison() -> None:
+    case = next(c for c in load_model_tests(kind="node") if c.name == "test_loop16_seq_none")
+    session = onnxref.InferenceSession(case.model)
+    for inputs, expected in case.data_sets:
+        (actual,) = session.run(None, inputs)
+        (wanted,) = expected
+        assert len(actual) == len(wanted)
+        for one, other in zip(actual, wanted, strict=True):
+            np.testing.assert_array_equal(one, other, strict=True)

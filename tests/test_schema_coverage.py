@@ -1,0 +1,106 @@
+"""Every schema version of the onnx package is claimed by exactly one reference kernel that agrees with it."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import onnx.defs
+import pytest
+from onnx import AttributeProto
+from onnx.defs import OpSchema
+
+from onnxref import registry
+from onnxref.plan import LOWERED
+from onnxref.registry import Operator
+
+SCHEMAS = onnx.defs.get_all_schemas_with_history()
+CLAIMS = {
+    (operator.domain, operator.op_type, version): operator for version, operator in registry.operators()
+}
+NO_DEFAULT = inspect.Parameter.empty
+
+
+def _label(schema: OpSchema) -> str:
+    return f"{schema.domain or 'ai.onnx'}-{schema.name}-{schema.since_version}"
+
+
+def test_schema_count() -> None:
+    assert len(SCHEMAS) == 659
+    assert len({(s.domain, s.name) for s in SCHEMAS}) == 227
+
+
+def test_no_version_is_claimed_twice_or_in_vain() -> None:
+    claimed = Counter(
+        (operator.domain, operator.op_type, version)
+        for operator in {id(o): o for o in CLAIMS.values()}.values()
+        for version in operator.since
+    )
+    known = {(s.domain, s.name, s.since_version) for s in SCHEMAS}
+    assert [key for key, count in claimed.items() if count > 1] == []
+    assert sorted(set(claimed) - known) == []
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=_label)
+def test_version_has_a_kernel_that_agrees_with_its_schema(schema: OpSchema) -> None:
+    key = (schema.domain, schema.name, schema.since_version)
+    if key in LOWERED:
+        assert key not in CLAIMS, f"{key} is lowered by the planner and needs no kernel"
+        return
+    operator = CLAIMS.get(key)
+    assert operator is not None, f"no kernel claims {key}"
+    _check_inputs(schema, operator)
+    _check_attributes(schema, operator)
+
+
+def _check_inputs(schema: OpSchema, operator: Operator) -> None:
+    parameters = [p for p in operator.parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    option = OpSchema.FormalParameterOption
+    newest = schema.since_version == max(operator.since)
+    if newest:  # older versions that share the kernel may use other names and fewer inputs
+        assert [p.name for p in parameters] == [i.name.lower() for i in schema.inputs]
+    for formal, parameter in zip(schema.inputs, parameters, strict=newest):
+        if formal.option == option.Variadic:
+            assert parameter.kind is parameter.VAR_POSITIONAL, formal.name
+        elif formal.option == option.Optional:
+            assert parameter.default is None, f"optional input {formal.name} needs the default None"
+        elif newest:
+            assert parameter.default is NO_DEFAULT, f"required input {formal.name} has a default"
+
+
+def _check_attributes(schema: OpSchema, operator: Operator) -> None:
+    for name, formal in schema.attributes.items():
+        parameter = operator.attributes.get(name)
+        assert parameter is not None, f"attribute {name} is not taken"
+        if formal.required:
+            if all(_requires(operator, name)):
+                assert parameter.default is NO_DEFAULT, f"required attribute {name} has a default"
+            continue
+        expected = _python_value(formal.default_value) if formal.default_value.type else None
+        if isinstance(expected, float):
+            assert np.float32(parameter.default) == np.float32(expected), name
+        else:
+            assert parameter.default == expected, name
+    unknown = set(operator.attributes) - {n for s in _claimed_schemas(operator) for n in s.attributes}
+    assert not unknown, f"no claimed version has the attributes {unknown}"
+
+
+def _claimed_schemas(operator: Operator) -> list[OpSchema]:
+    return [
+        onnx.defs.get_schema(operator.op_type, version, operator.domain) for version in operator.since
+    ]
+
+
+def _requires(operator: Operator, name: str) -> list[bool]:
+    return [s.attributes[name].required for s in _claimed_schemas(operator) if name in s.attributes]
+
+
+def _python_value(proto: AttributeProto) -> Any:
+    value = onnx.helper.get_attribute_value(proto)
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, (list, tuple)) or hasattr(value, "extend"):
+        return tuple(v.decode() if isinstance(v, bytes) else v for v in value)
+    return value

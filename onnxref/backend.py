@@ -57,7 +57,7 @@ class OnnxRefBackend(Backend):
     @classmethod
     def supports_device(cls, device: str) -> bool:
         """Whether models can run on a device such as 'CPU' or 'CUDA:0'."""
-        return Device(device).type == DeviceType.CPU
+        return bool(Device(device).type == DeviceType.CPU)
 
 
 def _refuse(kwargs: dict[str, Any]) -> None:

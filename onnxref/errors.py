@@ -1,20 +1,20 @@
 """Every exception that onnxref raises on purpose.
 
-    OnnxRefError
-    ├── ModelError                 the model itself is at fault (also a ValueError)
-    │   ├── ModelLoadError         unreadable, truncated or not an ONNX file
-    │   ├── InvalidGraphError      undefined or duplicate names, cycles, recursion
-    │   ├── UnsupportedOperatorError  no such operator, version or domain
-    │   ├── InvalidAttributeError  unknown, missing or mistyped attribute
-    │   ├── TypeMismatchError      a node input has a type that its schema does not allow
-    │   └── ExternalDataError      external data missing, too short or outside the model's folder
-    ├── InputError                 the caller's feeds do not fit (also a ValueError)
-    ├── OutputError                an output was asked for that the model does not have
-    ├── KernelError                a kernel refuses its arguments; the runtime adds the node
-    ├── NodeError                  a node failed while running; names the node, keeps the cause
-    ├── ResourceLimitError         a limit of `onnxref.Limits` would be exceeded
-    ├── BackendError               the backend asked for does not exist or cannot be used here
-    └── MissingDependencyError     an optional package is needed (also an ImportError)
+OnnxRefError
+├── ModelError                 the model itself is at fault (also a ValueError)
+│   ├── ModelLoadError         unreadable, truncated or not an ONNX file
+│   ├── InvalidGraphError      undefined or duplicate names, cycles, recursion
+│   ├── UnsupportedOperatorError  no such operator, version or domain
+│   ├── InvalidAttributeError  unknown, missing or mistyped attribute
+│   ├── TypeMismatchError      a node input has a type that its schema does not allow
+│   └── ExternalDataError      external data missing, too short or outside the model's folder
+├── InputError                 the caller's feeds do not fit (also a ValueError)
+├── OutputError                an output was asked for that the model does not have
+├── KernelError                a kernel refuses its arguments; the runtime adds the node
+├── NodeError                  a node failed while running; names the node, keeps the cause
+├── ResourceLimitError         a limit of `onnxref.Limits` would be exceeded
+├── BackendError               the backend asked for does not exist or cannot be used here
+└── MissingDependencyError     an optional package is needed (also an ImportError)
 """
 
 from __future__ import annotations

@@ -269,5 +269,8 @@ def _explain_missing(domain: str, op_type: str, opset: int, backend: str) -> str
     if entry is not None:
         return f"{op_type} of {shown} came with version {entry.versions[0]} (the model imports {opset})"
     if not any(key[0] == domain for key in (*table, *_user_table)):
-        return f"no operator of domain {shown!r} is known (wanted {op_type}); register it with onnxref.register_op"
+        return (
+            f"no operator of domain {shown!r} is known (wanted {op_type}); "
+            "register it with onnxref.register_op"
+        )
     return f"{shown} has no operator {op_type!r}; register it with onnxref.register_op"

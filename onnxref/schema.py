@@ -68,8 +68,7 @@ class Schema:
 @cache
 def newest_opset(domain: str) -> int | None:
     """Return the newest version of a standard domain, None for a domain that onnx does not define."""
-    versions = _domain_versions().get(domain)
-    return versions
+    return _domain_versions().get(domain)
 
 
 @cache
@@ -128,7 +127,8 @@ def _convert(raw: onnx.defs.OpSchema) -> Schema:
         inputs=tuple(parameter(p) for p in raw.inputs),
         outputs=tuple(parameter(p) for p in raw.outputs),
         attributes={
-            name: AttributeSchema(name, a.type.name, a.required) for name, a in raw.attributes.items()
+            name: AttributeSchema(name, str(a.type).partition(".")[2], a.required)
+            for name, a in raw.attributes.items()
         },
         min_inputs=raw.min_input,
         max_inputs=raw.max_input,

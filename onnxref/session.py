@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .errors import BackendError, OutputError
-from .graph import Dim, OptionalType, SequenceType, TensorType, Value, type_string
+from .graph import Dim, Graph, OptionalType, SequenceType, TensorType, Value, type_string
 from .limits import DEFAULT, Budget, Limits
 from .model import load_model
 from .plan import Plan, build_plan
@@ -144,6 +144,11 @@ class InferenceSession:
         """Like `run`, but return the values by name, and tell `observers` of every executed node."""
         plan = self._plan(output_names)
         return dict(zip(plan.output_names, self._run(plan, input_feed, observers), strict=True))
+
+    @property
+    def graph(self) -> Graph:
+        """The loaded model's main graph."""
+        return self._model.graph
 
     def get_inputs(self) -> list[NodeArg]:
         """Return the inputs that a caller must give, in graph order."""

@@ -88,9 +88,7 @@ def _check_attributes(schema: OpSchema, operator: Operator) -> None:
 
 
 def _claimed_schemas(operator: Operator) -> list[OpSchema]:
-    return [
-        onnx.defs.get_schema(operator.op_type, version, operator.domain) for version in operator.since
-    ]
+    return [onnx.defs.get_schema(operator.op_type, version, operator.domain) for version in operator.since]
 
 
 def _requires(operator: Operator, name: str) -> list[bool]:

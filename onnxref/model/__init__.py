@@ -1,7 +1,6 @@
 """From a file, bytes or protobuf object to a `Graph`: the only room that touches protobuf."""
 
-from ._check import check_model
 from ._load import load_model
-from ._tensors import decode_tensor
+from ._values import read_value_file
 
-__all__ = ["check_model", "decode_tensor", "load_model"]
+__all__ = ["load_model", "read_value_file"]

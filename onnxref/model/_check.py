@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ..errors import InvalidGraphError
+from ..errors import InvalidGraphError, ResourceLimitError
 from ..graph import Function, FunctionKey, Graph, Model, Node, names_used, subgraphs
 from ..limits import Limits
-from ..errors import ResourceLimitError
 
 
 def sort_nodes(nodes: tuple[Node, ...]) -> tuple[Node, ...]:

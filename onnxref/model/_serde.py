@@ -152,7 +152,7 @@ def _read_node(proto: onnx.NodeProto, reader: _Reader, depth: int, position: int
     )
 
 
-def _text(raw: bytes) -> str:
+def decode_text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
@@ -165,7 +165,7 @@ def _read_attribute(proto: AttributeProto, reader: _Reader, depth: int) -> Any:
         case AttributeProto.INT:
             return proto.i
         case AttributeProto.STRING:
-            return _text(proto.s)
+            return decode_text(proto.s)
         case AttributeProto.TENSOR:
             return decode_tensor(proto.t, reader.folder)
         case AttributeProto.GRAPH:
@@ -179,7 +179,7 @@ def _read_attribute(proto: AttributeProto, reader: _Reader, depth: int) -> Any:
         case AttributeProto.INTS:
             return tuple(proto.ints)
         case AttributeProto.STRINGS:
-            return tuple(_text(s) for s in proto.strings)
+            return tuple(decode_text(s) for s in proto.strings)
         case AttributeProto.TENSORS:
             return tuple(decode_tensor(t, reader.folder) for t in proto.tensors)
         case AttributeProto.GRAPHS:

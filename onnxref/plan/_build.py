@@ -319,5 +319,3 @@ def _substitute(node: Node, bindings: Mapping[str, Any]) -> Node:
         else:
             attributes[name] = value
     return replace(node, attributes=attributes)
-
-

@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidAttributeError, InvalidGraphError
-from ..graph import Graph, MapType, Node, OptionalType, SequenceType, SparseTensor, SparseTensorType, TensorType
+from ..graph import (
+    Graph,
+    MapType,
+    Node,
+    OptionalType,
+    SequenceType,
+    SparseTensor,
+    SparseTensorType,
+    TensorType,
+)
 from ..registry import Operator
 from ..schema import Schema
 

@@ -19,7 +19,7 @@ from ..registry import Context
 class Observer(Protocol):
     """Called after every executed step, in subgraphs and functions too."""
 
-    def __call__(self, node: Node, inputs: Sequence[Any], outputs: Sequence[Any]) -> None: ...
+    def __call__(self, node: Node, inputs: Sequence[Any], outputs: Sequence[Any], /) -> None: ...
 
 
 @dataclass(slots=True)
@@ -197,4 +197,3 @@ def _detach(value: Any, taken: set[int]) -> Any:
         return value.copy()
     taken.add(root)
     return value
-

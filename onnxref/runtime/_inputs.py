@@ -120,9 +120,7 @@ def _check_shape(shape: tuple[int, ...], expected: TensorType, where: str) -> No
 
 def _as_array(value: Any, element: int, where: str) -> Array:
     """Return `value` as an array of a type that ONNX has; bare Python numbers take the declared type."""
-    if isinstance(value, (np.ndarray, np.generic)):
-        array = np.asarray(value)
-    elif hasattr(value, "__array__"):
+    if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
         array = np.asarray(value)
     elif hasattr(value, "__dlpack__"):
         array = np.from_dlpack(value)
@@ -180,4 +178,3 @@ def _sparse(value: Any, expected: SparseTensorType, where: str) -> SparseTensor:
     if expected.shape is not None:
         _check_shape(value.shape, dense_type, where)
     return value
-

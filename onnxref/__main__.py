@@ -1,0 +1,6 @@
+"""`python -m onnxref` is the `onnxref` command."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,8 @@ import onnx
 from onnx.backend.base import Backend, BackendRep, Device, DeviceType
 
 from .errors import BackendError
+from .model import canonical_domain
+from .schema import newest_opset
 from .session import InferenceSession
 
 
@@ -48,9 +50,8 @@ class OnnxRefBackend(Backend):
             [onnx.ValueInfoProto(name=name) for name in names],
             [onnx.ValueInfoProto(name=name) for name in node.output if name],
         )
-        if version is None:
-            return cls.prepare(graph, device, **kwargs).run(inputs)
-        opset = onnx.helper.make_opsetid(node.domain, version)
+        newest = newest_opset(canonical_domain(node.domain)) or 1
+        opset = onnx.helper.make_opsetid(node.domain, newest if version is None else version)
         model = onnx.helper.make_model(graph, opset_imports=[opset])
         return cls.prepare(model, device, **kwargs).run(inputs)
 

@@ -168,6 +168,11 @@ class Graph:
     value_types: Mapping[str, ValueType] = field(default_factory=dict)
     doc: str = ""
 
+    @property
+    def required_inputs(self) -> tuple[Value, ...]:
+        """The inputs that have no initializer: those that a caller must give."""
+        return tuple(value for value in self.inputs if value.name not in self.initializers)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Function:

@@ -8,17 +8,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import BackendError, OutputError
 from .graph import Dim, Graph, OptionalType, SequenceType, TensorType, Value, type_string
 from .limits import DEFAULT, Budget, Limits
-from .model import load_model
-from .plan import Plan, build_plan
-from .runtime import Observer, Run, bind_inputs, run_plan
-from .runtime._inputs import required_inputs
+
+# The rooms below are imported when the first session is made, so that `import onnxref` stays light.
+if TYPE_CHECKING:
+    from .plan import Plan
+    from .runtime import Observer
 
 # ONNX Runtime's names for the places where a model can run, and the backends that answer to them.
 _PROVIDERS = {"CPUExecutionProvider": "auto"}
@@ -115,6 +116,8 @@ class InferenceSession:
         backend: str = "auto",
         limits: Limits | None = None,
     ) -> None:
+        from .model import load_model
+
         self._backend = _choose_backend(backend if providers is None else _backend_of(providers))
         self._limits = DEFAULT if limits is None else limits
         self._model = load_model(model, self._limits)
@@ -152,7 +155,7 @@ class InferenceSession:
 
     def get_inputs(self) -> list[NodeArg]:
         """Return the inputs that a caller must give, in graph order."""
-        return [_node_arg(value) for value in required_inputs(self._model.graph)]
+        return [_node_arg(value) for value in self._model.graph.required_inputs]
 
     def get_overridable_initializers(self) -> list[NodeArg]:
         """Return the inputs that have an initializer as their default."""
@@ -181,10 +184,14 @@ class InferenceSession:
         return ["CPUExecutionProvider"]
 
     def _run(self, plan: Plan, feeds: Any, observers: Sequence[Observer] = ()) -> list[Any]:
+        from .runtime import Run, bind_inputs, run_plan
+
         inputs = bind_inputs(self._model.graph, feeds)
         return run_plan(plan, inputs, Run(Budget(self._limits), self._generator, tuple(observers)))
 
     def _plan(self, output_names: Sequence[str] | None) -> Plan:
+        from .plan import build_plan
+
         names = tuple(output_names) if output_names else None
         with self._lock:
             plan = self._plans.get(names)

@@ -53,7 +53,7 @@ def decode_value(message: Any) -> Any:
         case onnx.OptionalProto():
             return _optional(message)
         case onnx.MapProto():
-            keys = list(message.keys) or [decode_text(key) for key in message.string_keys]
+            keys: list[Any] = list(message.keys) or [decode_text(key) for key in message.string_keys]
             values = _sequence(message.values)
             return dict(zip(keys, values, strict=True))
     raise ModelLoadError(f"{type(message).__name__} is not a value")

@@ -18,7 +18,6 @@ from ..graph import (
     SparseTensor,
     SparseTensorType,
     TensorType,
-    Value,
     ValueType,
 )
 
@@ -48,11 +47,6 @@ def bind_inputs(graph: Graph, feeds: Any) -> list[Any]:
     return bound
 
 
-def required_inputs(graph: Graph) -> tuple[Value, ...]:
-    """Return the inputs that have no initializer: those that a caller must give."""
-    return tuple(value for value in graph.inputs if value.name not in graph.initializers)
-
-
 def _by_name(graph: Graph, feeds: Any) -> Mapping[str, Any]:
     if feeds is None:
         return {}
@@ -64,7 +58,7 @@ def _by_name(graph: Graph, feeds: Any) -> Mapping[str, Any]:
         return feeds
     if not isinstance(feeds, (list, tuple)):
         feeds = [feeds]
-    required = required_inputs(graph)
+    required = graph.required_inputs
     wanted = required if len(feeds) <= len(required) else graph.inputs
     if len(feeds) > len(wanted):
         raise InputError(f"{len(feeds)} inputs were given; {_expected(graph)}")
@@ -72,7 +66,7 @@ def _by_name(graph: Graph, feeds: Any) -> Mapping[str, Any]:
 
 
 def _expected(graph: Graph) -> str:
-    names = ", ".join(repr(value.name) for value in required_inputs(graph))
+    names = ", ".join(repr(value.name) for value in graph.required_inputs)
     return f"the model takes {names}" if names else "the model takes no inputs"
 
 

@@ -85,11 +85,13 @@ _NUMPY: dict[ElementType, Any] = {
 _TO_NUMPY: dict[ElementType, DType] = {element: np.dtype(t) for element, t in _NUMPY.items()}
 _FROM_NUMPY: dict[DType, ElementType] = {dtype: element for element, dtype in _TO_NUMPY.items()}
 
-# Bits per element where the ONNX wire format packs several elements into a byte.
+# Bits per element where the ONNX wire format packs elements without regard to bytes.
 PACKED_BITS: dict[ElementType, int] = {
     ElementType.UINT4: 4,
     ElementType.INT4: 4,
     ElementType.FLOAT4E2M1: 4,
+    ElementType.FLOAT6E2M3: 6,
+    ElementType.FLOAT6E3M2: 6,
     ElementType.UINT2: 2,
     ElementType.INT2: 2,
 }

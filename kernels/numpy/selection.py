@@ -1,0 +1,232 @@
+"""Operators whose output depends on comparing elements: TopK, Unique, NonZero, NonMaxSuppression."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from onnxref.dtypes import Array
+from onnxref.errors import KernelError
+from onnxref.registry import Context, op
+
+from ._common import normalize_axis
+from .shape import scalar_int
+
+
+def _sort_keys(x: Array) -> Array:
+    """Return integers in the order of a real tensor's values, rank > 0: NaN all alike and last, -0 as +0."""
+    if x.dtype == np.bool_:
+        return x.view(np.uint8)
+    if x.dtype.kind in "iu":
+        return x
+    copy = x + np.zeros(1, x.dtype)  # -0 becomes +0
+    copy[np.isnan(copy)] = np.nan
+    bits = copy.view(f"i{x.dtype.itemsize}")
+    # Sign and magnitude to two's complement: the larger a negative number's bits, the smaller it is.
+    bits ^= (bits >> (8 * x.dtype.itemsize - 1)) & np.iinfo(bits.dtype).max
+    return bits
+
+
+# --- TopK ----------------------------------------------------------------------------------------
+
+
+def _top_k(x: Array, k: int, axis: int, largest: bool) -> tuple[Array, Array]:
+    """Return the k first values in descending (or ascending) order along `axis`, and their indices.
+
+    Equal values come in the order of their indices; NaN counts as greater than any number.
+    """
+    at = normalize_axis(axis, x.ndim)
+    n = x.shape[at]
+    if not 0 <= k <= n:
+        raise KernelError(f"k must be in [0, {n}], the size of axis {at} (got {k})")
+    keys = np.moveaxis(_sort_keys(x), at, -1)
+    if largest:
+        keys = ~keys
+    if 0 < k < n:
+        bound = np.partition(keys, k - 1, axis=-1)[..., k - 1 : k]
+        chosen = keys <= bound
+        if np.count_nonzero(chosen) > k * bound.size:
+            # Some row has more equals of its k-th key than room for them: the first ones fit.
+            equal = keys == bound
+            room = k - (keys < bound).sum(axis=-1, keepdims=True)
+            chosen &= ~equal | (equal.cumsum(axis=-1) <= room)
+        candidates = chosen.nonzero()[-1].reshape(*keys.shape[:-1], k)
+        keys = np.take_along_axis(keys, candidates, axis=-1)
+        order = np.take_along_axis(candidates, keys.argsort(axis=-1, kind="stable"), axis=-1)
+    else:
+        order = keys.argsort(axis=-1, kind="stable")[..., :k]
+    indices = np.moveaxis(order, -1, at).astype(np.int64, copy=False)
+    return np.take_along_axis(x, indices, axis=at), indices
+
+
+@op("TopK", since=1)
+def top_k_1(x: Array, *, k: int, axis: int = -1) -> tuple[Array, Array]:
+    """Return the attribute `k` largest values along `axis` and their indices (ONNX TopK-1)."""
+    return _top_k(x, k, axis, largest=True)
+
+
+@op("TopK", since=10)
+def top_k_10(x: Array, k: Array, *, axis: int = -1) -> tuple[Array, Array]:
+    """Return the `k` largest values along `axis` and their indices (ONNX TopK-10)."""
+    return _top_k(x, scalar_int(k, "k"), axis, largest=True)
+
+
+@op("TopK", since=(11, 24))
+def top_k(x: Array, k: Array, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Array, Array]:
+    """Return the `k` largest or smallest values along `axis` and their indices (ONNX TopK-24)."""
+    # sorted=0 leaves the order open; sorted order is one of those allowed, and the same on every run.
+    return _top_k(x, scalar_int(k, "k"), axis, bool(largest))
+
+
+# --- NonZero and Unique --------------------------------------------------------------------------
+
+
+@op("NonZero", since=(9, 13))
+def non_zero(x: Array, *, ctx: Context) -> Array:
+    """Return the indices (rank, count) of elements that are not 0, False or empty (ONNX NonZero-13)."""
+    flags = x != ("" if x.dtype.kind == "O" else x.dtype.type(0))
+    count = int(np.count_nonzero(flags))
+    ctx.budget.check_bytes(2 * 8 * count * x.ndim)
+    if x.ndim == 0:
+        return np.zeros((0, count), np.int64)
+    return np.stack(np.nonzero(flags)).astype(np.int64, copy=False)
+
+
+def _row_keys(rows: Array) -> Array:
+    """Return one sortable key for each row of an (N, M) tensor of any type, M > 0."""
+    keys: Array
+    if rows.dtype.kind == "O":
+        keys = np.unique(rows, return_inverse=True)[1].reshape(rows.shape)
+    elif rows.dtype.kind == "c":
+        nan = rows.dtype.type(complex(np.nan, np.nan))
+        merged = np.ascontiguousarray(np.where(np.isnan(rows), nan, rows))
+        keys = _sort_keys(merged.view(rows.real.dtype))
+    else:
+        keys = _sort_keys(rows)
+    if keys.shape[1] == 1:
+        return keys[:, 0]
+    # Big-endian unsigned integers compare like the bytes they are made of: one sort for whole rows.
+    size = keys.dtype.itemsize
+    if keys.dtype.kind == "i":
+        keys = keys ^ np.iinfo(keys.dtype).min
+    joined = np.ascontiguousarray(keys.view(f"u{size}").astype(f">u{size}"))
+    return joined.view(f"V{size * keys.shape[1]}")[:, 0]
+
+
+class _Groups(NamedTuple):
+    first: Array  # (U,) row where each distinct one occurs first
+    inverse: Array  # (N,) which distinct one each row is
+    counts: Array  # (U,)
+
+
+def _group(rows: Array, sort: bool) -> _Groups:
+    """Find the distinct rows of (N, M), in ascending order or that of their first occurrence."""
+    n, m = rows.shape
+    if n == 0:
+        return _Groups(*np.zeros((3, 0), np.int64))
+    if m == 0:
+        return _Groups(np.zeros(1, np.int64), np.zeros(n, np.int64), np.array([n]))
+    keys = _row_keys(rows)
+    order = keys.argsort(kind="stable")
+    ordered = keys[order]
+    starts = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    first = order[starts]
+    counts = np.diff(np.append(starts.nonzero()[0], n))
+    inverse = np.empty(n, np.int64)
+    inverse[order] = starts.cumsum() - 1
+    if sort:
+        return _Groups(first, inverse, counts)
+    by_occurrence = first.argsort()
+    rank = np.empty_like(by_occurrence)
+    rank[by_occurrence] = np.arange(len(first))
+    return _Groups(first[by_occurrence], rank[inverse], counts[by_occurrence])
+
+
+@op("Unique", since=(11, 28))
+def unique(x: Array, *, axis: int | None = None, sorted: int = 1) -> tuple[Array, Array, Array, Array]:
+    """Return distinct elements or slices, first occurrences, inverse and counts (ONNX Unique-28).
+
+    All NaN are one value, greater than any other; -0 and +0 are one value.
+    """
+    if sorted not in (0, 1):
+        raise KernelError(f"sorted must be 0 or 1 (got {sorted})")
+    source = x.reshape(-1) if axis is None else x
+    at = 0 if axis is None else normalize_axis(axis, x.ndim)
+    n = source.shape[at]
+    rows = np.moveaxis(source, at, 0).reshape(n, source.size // n if n else 0)
+    first, inverse, counts = (a.astype(np.int64, copy=False) for a in _group(rows, bool(sorted)))
+    return source.take(first, axis=at), first, inverse, counts
+
+
+# --- NonMaxSuppression ---------------------------------------------------------------------------
+
+
+def _corners(boxes: Array, center_point_box: int) -> Array:
+    """Return boxes (..., 4) as lower and upper corner: two coordinates, then two."""
+    if center_point_box not in (0, 1):
+        raise KernelError(f"center_point_box must be 0 or 1 (got {center_point_box})")
+    one, two = boxes[..., :2], boxes[..., 2:]
+    if center_point_box:
+        return np.concatenate([one - two / 2, one + two / 2], axis=-1)
+    return np.concatenate([np.minimum(one, two), np.maximum(one, two)], axis=-1)
+
+
+def _area(lower: Array, upper: Array) -> Array:
+    area: Array = np.maximum(upper - lower, 0).prod(axis=-1)
+    return area
+
+
+def _greedy(corners: Array, limit: int, iou_threshold: Array) -> list[int]:
+    """Return positions of boxes (N, 4), best first, that overlap no earlier one too much."""
+    lower, upper = corners[:, :2], corners[:, 2:]
+    area = _area(lower, upper)
+    kept: list[int] = []
+    left = np.arange(len(corners))
+    while left.size and len(kept) < limit:
+        best, left = left[0], left[1:]
+        kept.append(int(best))
+        shared = _area(np.maximum(lower[best], lower[left]), np.minimum(upper[best], upper[left]))
+        # Two empty boxes give 0 / 0, which is not above any threshold.
+        left = left[~(shared / (area[best] + area[left] - shared) > iou_threshold)]
+    return kept
+
+
+@op("NonMaxSuppression", since=(10, 11))
+def non_max_suppression(
+    boxes: Array,
+    scores: Array,
+    max_output_boxes_per_class: Array | None = None,
+    iou_threshold: Array | None = None,
+    score_threshold: Array | None = None,
+    *,
+    center_point_box: int = 0,
+) -> Array:
+    """Return (batch, class, box) of what is kept of boxes (B, N, 4) with scores (B, C, N).
+
+    Best first within a class; equal scores in the order of the boxes (ONNX NonMaxSuppression-11).
+    """
+    if boxes.ndim != 3 or scores.ndim != 3 or boxes.shape != (scores.shape[0], scores.shape[2], 4):
+        raise KernelError(
+            f"boxes and scores must be (B, N, 4) and (B, C, N) (got {boxes.shape}, {scores.shape})"
+        )
+    for name, x in (("iou_threshold", iou_threshold), ("score_threshold", score_threshold)):
+        if x is not None and x.size != 1:
+            raise KernelError(f"{name} must be a single number (got shape {x.shape})")
+    threshold: Array = np.zeros((), np.float32) if iou_threshold is None else iou_threshold.reshape(())
+    if not 0 <= threshold <= 1:
+        raise KernelError(f"iou_threshold must be in [0, 1] (got {threshold})")
+    limit = 0
+    if max_output_boxes_per_class is not None:
+        limit = scalar_int(max_output_boxes_per_class, "max_output_boxes_per_class")
+    corners = _corners(boxes, center_point_box)
+    found: list[Array] = [np.zeros((0, 3), np.int64)]
+    if limit > 0 and scores.size:
+        for batch, class_ in np.ndindex(scores.shape[:2]):
+            score = scores[batch, class_]
+            order = (-score).argsort(kind="stable")  # NaN last
+            if score_threshold is not None:
+                order = order[score[order] >= score_threshold.reshape(())]
+            kept = order[_greedy(corners[batch][order], limit, threshold)]
+            found.append(np.column_stack([np.full_like(kept, batch), np.full_like(kept, class_), kept]))
+    return np.concatenate(found)

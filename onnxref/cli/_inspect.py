@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from ..graph import Graph, Model, Node, TensorType, Value, subgraphs, type_string
@@ -27,7 +28,7 @@ def inspect_command(path: Path, *, list_nodes: bool, limits: Limits, as_json: bo
 
 def _report(model: Model, list_nodes: bool) -> dict[str, Any]:
     nodes = [*_walk(model.graph.nodes), *(n for f in model.functions.values() for n in _walk(f.nodes))]
-    arrays = list(_initializers(model.graph))
+    arrays = [*_initializers(model.graph), *(n.attributes["value"] for n in nodes if _is_constant(n))]
     report: dict[str, Any] = {
         "metadata": {
             "graph": model.graph.name,
@@ -66,6 +67,11 @@ def _initializers(graph: Graph) -> Iterator[Any]:
     for node in graph.nodes:
         for inner in subgraphs(node).values():
             yield from _initializers(inner)
+
+
+def _is_constant(node: Node) -> bool:
+    """Some exporters keep the weights in Constant nodes instead of initializers."""
+    return node.op_type == "Constant" and isinstance(node.attributes.get("value"), np.ndarray)
 
 
 def _operator(node: Node) -> str:

@@ -221,7 +221,8 @@ def _read_value(proto: onnx.ValueInfoProto) -> Value:
 def _read_shape(proto: onnx.TensorShapeProto) -> tuple[Dim, ...]:
     def dim(d: onnx.TensorShapeProto.Dimension) -> Dim:
         if d.HasField("dim_value"):
-            return d.dim_value
+            # Some exporters write -1 for "unknown", as other formats do.
+            return d.dim_value if d.dim_value >= 0 else None
         return d.dim_param or None
 
     return tuple(dim(d) for d in proto.dim)

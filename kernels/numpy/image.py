@@ -29,7 +29,7 @@ def image_decoder(encoded_stream: Array, *, pixel_format: str = "RGB", ctx: Cont
     """Decode a file (bytes,) to pixels (H, W, 3 or 1) (ONNX ImageDecoder-20).
 
     Alpha is dropped, palettes are looked up, 16 bits per channel are cut to 8; of several frames
-    the first counts. EXIF orientation is not applied.
+    the first counts. EXIF orientation is not applied. What cannot be decoded gives (0, 0, C).
     """
     if pixel_format not in _CHANNELS:
         raise KernelError(f"pixel_format must be one of {', '.join(_CHANNELS)} (got {pixel_format!r})")
@@ -46,10 +46,9 @@ def image_decoder(encoded_stream: Array, *, pixel_format: str = "RGB", ctx: Cont
             ctx.budget.check_bytes(width * height * (4 + _CHANNELS[pixel_format]), "decoded image")
             image.load()
             pixels = _to_bytes(pillow, image, "L" if pixel_format == "Grayscale" else "RGB")
-    except (*_BROKEN, pillow.DecompressionBombError) as error:
-        if isinstance(error, KernelError):
-            raise
-        raise KernelError(f"encoded_stream must be a readable image (got: {error})") from error
+    except (*_BROKEN, pillow.DecompressionBombError):
+        # "If it can't decode for any reason [...] it will return an empty matrix."
+        return np.empty((0, 0, _CHANNELS[pixel_format]), np.uint8)
     if pixel_format == "BGR":
         return pixels[:, :, ::-1]
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
@@ -66,7 +65,7 @@ def _pillow() -> Any:
 def _to_bytes(pillow: Any, image: Any, mode: str) -> Array:
     """Return (H, W) or (H, W, 3) uint8."""
     if image.mode == "F":
-        raise KernelError("encoded_stream must not hold floating-point pixels")
+        raise ValueError("floating-point pixels have no range that could be mapped to bytes")
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit samples at 255 instead of scaling them.
         samples = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)

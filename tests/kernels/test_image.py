@@ -75,16 +75,19 @@ def test_every_kind_of_pixel_becomes_rgb(kind: str) -> None:
 
 
 @pytest.mark.parametrize("form", [*LOSSLESS, *LOSSY])
-def test_broken_files_are_refused(form: str) -> None:
+def test_broken_files_give_an_empty_matrix(form: str) -> None:
     stream = encode(PIXELS, form)
     for broken in (stream[: len(stream) // 2], stream[:10], stream[:0]):
-        with pytest.raises(KernelError, match="encoded_stream must be a readable image"):
-            decode(broken)
+        assert decode(broken).shape == (0, 0, 3)
+        assert decode(broken, pixel_format="Grayscale").shape == (0, 0, 1)
 
 
 def test_other_formats_are_not_tried() -> None:
-    with pytest.raises(KernelError, match="encoded_stream must be a readable image"):
-        decode(encode(PIXELS[:, :, 0], "GIF"))
+    assert decode(encode(PIXELS[:, :, 0], "GIF")).shape == (0, 0, 3)
+
+
+def test_floating_point_pixels_cannot_be_decoded() -> None:
+    assert decode(encode(np.zeros((2, 2), np.float32), "TIFF")).shape == (0, 0, 3)
 
 
 def test_bad_arguments() -> None:
@@ -92,9 +95,6 @@ def test_bad_arguments() -> None:
         decode(encode(PIXELS, "PNG"), pixel_format="CMYK")
     with pytest.raises(KernelError, match="encoded_stream must have rank 1"):
         decode(np.zeros((1, 1), np.uint8))
-    floats = encode(np.zeros((2, 2), np.float32), "TIFF")
-    with pytest.raises(KernelError, match="must not hold floating-point pixels"):
-        decode(floats)
 
 
 def test_the_size_is_checked_before_pixels_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,8 +62,7 @@ def run(
         {'c': array([11., 22.], dtype=float32)}
     """
     session = InferenceSession(model, backend=backend, limits=limits)
-    names = [outputs] if isinstance(outputs, str) else outputs
-    return session.run_named(names, inputs)
+    return session.run_named(outputs, inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,22 +125,27 @@ class InferenceSession:
         self._plans: dict[tuple[str, ...] | None, Plan] = {}
         self._plan(None)
 
-    def run(self, output_names: Sequence[str] | None, input_feed: Any) -> list[Any]:
+    def run(
+        self, output_names: Sequence[str] | str | None, input_feed: Any = None, run_options: None = None
+    ) -> list[Any]:
         """Run the model and return the requested outputs.
 
         Args:
             output_names: names of any values of the graph; None or `[]` returns all outputs.
             input_feed: as `inputs` of `onnxref.run`.
+            run_options: there are none; only None is accepted, where ONNX Runtime takes its options.
 
         Returns:
             The values in the order of `output_names`. They share no memory with the session.
         """
+        if run_options is not None:
+            raise ValueError(f"run_options must be None (got a {type(run_options).__name__})")
         return self._run(self._plan(output_names), input_feed)
 
     def run_named(
         self,
-        output_names: Sequence[str] | None,
-        input_feed: Any,
+        output_names: Sequence[str] | str | None,
+        input_feed: Any = None,
         observers: Sequence[Observer] = (),
     ) -> dict[str, Any]:
         """Like `run`, but return the values by name, and tell `observers` of every executed node."""
@@ -189,9 +193,11 @@ class InferenceSession:
         inputs = bind_inputs(self._model.graph, feeds)
         return run_plan(plan, inputs, Run(Budget(self._limits), self._generator, tuple(observers)))
 
-    def _plan(self, output_names: Sequence[str] | None) -> Plan:
+    def _plan(self, output_names: Sequence[str] | str | None) -> Plan:
         from .plan import build_plan
 
+        if isinstance(output_names, str):
+            output_names = (output_names,)
         names = tuple(output_names) if output_names else None
         with self._lock:
             plan = self._plans.get(names)

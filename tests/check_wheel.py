@@ -19,7 +19,7 @@ def main() -> int:
     shutil.rmtree(BUILD, ignore_errors=True)
     site = BUILD / "site"
     _call(["pip", "install", "--quiet", "--no-deps", "--target", str(site), str(ROOT)])
-    missing = sorted(set(_sources(ROOT, "kernels", "onnxref")) - set(_sources(site)))
+    missing = sorted(set(_sources(ROOT, "conformance", "kernels", "onnxref")) - set(_sources(site)))
     if missing:
         print("files that the wheel lacks:", *missing, sep="\n  ")
         return 1
@@ -29,8 +29,9 @@ def main() -> int:
 
 
 def _sources(base: Path, *folders: str) -> list[str]:
-    """Python files below `base`, named as they are imported."""
-    found = [p for folder in folders or (".",) for p in (base / folder).rglob("*.py")]
+    """Python files, and the data files that they read, below `base`; named as they are imported."""
+    kinds = ("*.py", "*.html", "*.toml")
+    found = [p for folder in folders or (".",) for kind in kinds for p in (base / folder).rglob(kind)]
     names = [p.relative_to(base).as_posix() for p in found]
     return [n if n.startswith("onnxref/") else f"onnxref/{n}" for n in names]
 

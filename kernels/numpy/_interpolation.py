@@ -18,7 +18,8 @@ from onnxref.dtypes import Array, DType
 from onnxref.errors import KernelError
 from onnxref.registry import Cost
 
-from ._common import int_list, narrow, normalize_axes, widen
+from ._checks import check_choice, int_vector, normalize_axes
+from ._common import narrow, to_integers, widen
 
 # Axes up to this length are resampled by one matrix product, longer ones tap by tap: measured
 # on float32, BLAS wins as long as a row of the weight matrix is short.
@@ -53,11 +54,6 @@ class Axis(NamedTuple):
         """Whether every output position is the same input position."""
         whole = (self.start, self.end) == (0.0, 1.0)
         return whole and self.length == self.resized and self.numerator == self.denominator
-
-
-def check_choice(value: str, choices: Sequence[str], name: str) -> None:
-    if value not in choices:
-        raise KernelError(f"{name} must be one of {', '.join(choices)} (got {value!r})")
 
 
 def _scaled_length(length: int, scale: float) -> float:
@@ -104,7 +100,7 @@ def _axes_from_sizes(
     policy: str,
     regions: list[tuple[float, float]],
 ) -> list[Axis]:
-    wanted = int_list(sizes)
+    wanted = int_vector(sizes, "sizes")
     if len(wanted) != len(axes) or min(wanted) < 0:
         raise KernelError(f"sizes must hold {len(axes)} values >= 0 (got {wanted})")
     check_choice(policy, ("stretch", "not_larger", "not_smaller"), "keep_aspect_ratio_policy")
@@ -317,14 +313,7 @@ def from_float(y: Array, dtype: DType, *, rounded: bool) -> Array:
         return narrow(y, dtype)
     if rounded:
         y = np.rint(y)
-    if dtype.kind == "b":
-        return y.astype(np.bool_)
-    info = np.iinfo(dtype)
-    top = float(info.max)  # 2**63 for int64: one more than fits
-    highest = top if int(top) <= info.max else float(np.nextafter(top, 0.0))
-    result = np.clip(y, info.min, highest).astype(dtype)
-    result[y >= top] = info.max
-    return result
+    return y.astype(np.bool_) if dtype.kind == "b" else to_integers(y, dtype)
 
 
 def resample(x: Array, plan: list[Axis], how: Filter) -> Array:

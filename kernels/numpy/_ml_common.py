@@ -8,7 +8,9 @@ from typing import Final
 import numpy as np
 
 from onnxref.dtypes import Array
-from onnxref.errors import KernelError
+
+from ._checks import check_choice
+from ._common import sigmoid, softmax
 
 # The spec names the transforms without defining them; these are ONNX Runtime's definitions.
 _ZERO_BAND: Final = 1e-7
@@ -20,12 +22,8 @@ def apply_post_transform(scores: Array, kind: str) -> Array:
 
     A one-column binary score is the caller's affair: here it is a row of one class.
     """
-    try:
-        transform = _TRANSFORMS[kind]
-    except KeyError:
-        known = ", ".join(_TRANSFORMS)
-        raise KernelError(f"post_transform must be one of {known} (got {kind!r})") from None
-    return transform(scores) if scores.size else scores
+    check_choice(kind, _TRANSFORMS, "post_transform")
+    return _TRANSFORMS[kind](scores) if scores.size else scores
 
 
 def two_class_scores(score: Array, kind: str, *, complement: bool) -> Array:
@@ -39,17 +37,6 @@ def two_class_scores(score: Array, kind: str, *, complement: bool) -> Array:
     else:
         first = -score
     return apply_post_transform(np.stack([first, score], axis=-1), kind)
-
-
-def logistic(x: Array) -> Array:
-    """Return 1 / (1 + exp(-x)), without overflow for large negative `x`."""
-    tail = np.exp(-np.abs(x))
-    return np.where(x < 0, tail, x.dtype.type(1)) / (1 + tail)  # type: ignore[no-any-return]
-
-
-def _softmax(x: Array) -> Array:
-    weights = np.exp(x - x.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)  # type: ignore[no-any-return]
 
 
 def _softmax_zero(x: Array) -> Array:
@@ -72,8 +59,8 @@ def _probit(p: Array) -> Array:
 
 _TRANSFORMS: Final[dict[str, Callable[[Array], Array]]] = {
     "NONE": lambda scores: scores,
-    "SOFTMAX": _softmax,
-    "LOGISTIC": logistic,
+    "SOFTMAX": lambda scores: softmax(scores, -1),
+    "LOGISTIC": sigmoid,
     "SOFTMAX_ZERO": _softmax_zero,
     "PROBIT": _probit,
 }

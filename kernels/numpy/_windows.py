@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,15 @@ import numpy as np
 from onnxref.dtypes import Array
 from onnxref.errors import KernelError
 
+from ._checks import check_choice
+
 # Sizes, strides, dilations and pads beyond this are refused; below it int64 arithmetic cannot overflow.
 LARGEST = 2**31 - 1
 
 Ints = tuple[int, ...]
 Index = tuple[Any, ...]  # what goes between the brackets of an array
+# The distinct (start, stop) of some windows of an axis, and for each window which of them it has.
+Ranges = tuple[list[tuple[int, int]], Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +111,15 @@ class Windows:
         return slice(first, stop), slice(offset + first * step, offset + (stop - 1) * step + 1, step)
 
 
+# A node asks again for every run, and once more for its cost: for small images this arithmetic took as
+# long as the convolution itself.
+@lru_cache(maxsize=4096)
 def slide(
-    size: Sequence[int],
-    kernel: Sequence[int],
-    strides: Sequence[int] | None = None,
-    dilations: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
+    size: Ints,
+    kernel: Ints,
+    strides: Ints | None = None,
+    dilations: Ints | None = None,
+    pads: Ints | None = None,
     auto_pad: str = "NOTSET",
     ceil_mode: int = 0,
 ) -> Windows:
@@ -167,8 +175,7 @@ def per_axis(values: Sequence[int] | None, rank: int, name: str, *, default: int
 
 def split_pads(pads: Sequence[int] | None, rank: int, auto_pad: str) -> tuple[Ints, Ints]:
     """Return the explicit padding before and after each axis: zeros unless `auto_pad` is NOTSET."""
-    if auto_pad not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
-        raise KernelError(f"auto_pad must be NOTSET, VALID, SAME_UPPER or SAME_LOWER (got {auto_pad!r})")
+    check_choice(auto_pad, ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"), "auto_pad")
     found = per_axis(pads, 2 * rank, "pads", default=0, low=0)
     if auto_pad != "NOTSET" and any(found):
         raise KernelError(f"pads must be absent or 0 with auto_pad={auto_pad} (got {found})")
@@ -199,3 +206,11 @@ def scratch(windows: Windows, lanes: int, itemsize: int) -> int:
     """Return the bytes of `lanes` padded images (0 where there is no padding)."""
     padded = any(windows.begins) or any(windows.ends)
     return lanes * math.prod(windows.padded) * itemsize if padded else 0
+
+
+def distinct_ranges(start: Array, stop: Array, size: int) -> Ranges:
+    """Return the distinct (start, stop) within [0, size], with (0, 0) for empty ones, and which is whose."""
+    empty = start >= stop
+    codes = np.where(empty, 0, start) * (size + 1) + np.where(empty, 0, stop)
+    found, which = np.unique(codes, return_inverse=True)
+    return [divmod(code, size + 1) for code in found.tolist()], which.reshape(-1)

@@ -15,11 +15,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from onnxref.dtypes import Array, DType
+from onnxref.dtypes import Array
 from onnxref.errors import KernelError
 from onnxref.registry import op
 
-from ._common import in_float32, narrow, normalize_axis, widen
+from ._checks import broadcasts_to, check_choice, check_shape, normalize_axis, scalar
+from ._common import in_float32, log_softmax, narrow, sigmoid, softmax, widen, wrap
 from .elementwise import error_function
 
 # `consumed_inputs` of version 1 is a hint for in-place execution; it never changes a result.
@@ -57,8 +58,7 @@ def prelu_by_channel(x: Array, slope: Array, *, consumed_inputs: Hint = None) ->
 @in_float32
 def prelu(x: Array, slope: Array) -> Any:
     """Leak `x` with slopes that broadcast to its shape, one way only (ONNX PRelu-16)."""
-    last = x.shape[x.ndim - slope.ndim :]
-    if slope.ndim > x.ndim or any(s not in (1, d) for s, d in zip(slope.shape, last, strict=True)):
+    if not broadcasts_to(slope.shape, x.shape):
         raise KernelError(f"slope must broadcast to the shape {x.shape} of X (got {slope.shape})")
     return np.where(x < 0, slope * x, x)
 
@@ -101,17 +101,11 @@ def celu(x: Array, *, alpha: float = 1.0) -> Any:
     return np.maximum(x, 0) + np.minimum(alpha * np.expm1(x / alpha), 0)
 
 
-def _sigmoid(x: Array) -> Any:
-    # exp of what is never positive: no overflow, and full precision in both tails.
-    tail = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1, tail) / (1 + tail)
-
-
 @op("Sigmoid", since=(1, 6, 13))
 @in_float32
-def sigmoid(x: Array, *, consumed_inputs: Hint = None) -> Any:
+def sigmoid_(x: Array, *, consumed_inputs: Hint = None) -> Any:
     """Return 1 / (1 + exp(-x)) (ONNX Sigmoid-13)."""
-    return _sigmoid(x)
+    return sigmoid(x)
 
 
 @op("HardSigmoid", since=(1, 6, 22))
@@ -134,16 +128,15 @@ def hard_swish(x: Array) -> Any:
 @in_float32
 def swish(x: Array, *, alpha: float = 1.0) -> Any:
     """Return x * sigmoid(alpha * x) (ONNX Swish-24)."""
-    return x * _sigmoid(alpha * x)
+    return x * sigmoid(alpha * x)
 
 
 @op("SwiGLU", since=28)
 @in_float32
 def swiglu(a: Array, b: Array, *, alpha: float = 1.0) -> Any:
     """Return the Swish of gate `a` times `b` of the same shape (ONNX SwiGLU-28)."""
-    if a.shape != b.shape:
-        raise KernelError(f"B must have the shape {a.shape} of A (got {b.shape})")
-    return a * _sigmoid(alpha * a) * b
+    check_shape(b, a.shape, "B")
+    return a * sigmoid(alpha * a) * b
 
 
 def _softplus(x: Array) -> Any:
@@ -174,14 +167,13 @@ def softsign(input: Array) -> Any:
 @op("Gelu", since=20)
 def gelu(x: Array, *, approximate: str = "none") -> Array:
     """Return x times the normal distribution function of x, or its tanh approximation (ONNX Gelu-20)."""
+    check_choice(approximate, ("none", "tanh"), "approximate")
     # In float64, because 1 + erf(x) cancels for negative x and would leave few digits of float32.
     wide = x.astype(np.float64)
     if approximate == "none":
-        phi = 1 + error_function(wide / math.sqrt(2))
-    elif approximate == "tanh":
-        phi = 1 + np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))
+        phi = 1 + error_function(wide / math.sqrt(2), single=x.dtype != np.float64)
     else:
-        raise KernelError(f"approximate must be 'none' or 'tanh' (got {approximate!r})")
+        phi = 1 + np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide * wide * wide))
     return narrow(0.5 * wide * phi, x.dtype)
 
 
@@ -199,16 +191,11 @@ def shrink(input: Array, *, bias: float = 0.0, lambd: float = 0.5) -> Any:
     if dtype.kind == "f":
         step, limit = np.asarray([bias, lambd], np.float32).astype(dtype)
     else:
-        step, limit = _wrapped(bias, dtype), lambd
+        if not math.isfinite(bias):
+            raise KernelError(f"bias must be finite for integer inputs (got {bias})")
+        step, limit = wrap(bias, dtype), lambd
     zero = dtype.type(0)
     return np.where(x < -limit, x + step, np.where(x > limit, x - step, zero))
-
-
-def _wrapped(bias: float, dtype: DType) -> Array:
-    """Return the integer part of `bias`, modulo the range of an integer type."""
-    if not math.isfinite(bias):
-        raise KernelError(f"bias must be finite for integer inputs (got {bias})")
-    return np.asarray(int(bias) % 2**64, np.uint64).astype(dtype)
 
 
 @op("Clip", since=1)
@@ -228,18 +215,14 @@ def clip_6(input: Array, *, max: float = 3.4028234663852886e38, min: float = -3.
 @op("Clip", since=(11, 12, 13))
 def clip(input: Array, min: Array | None = None, max: Array | None = None) -> Array:
     """Limit to [min, max], by default to the finite numbers of the type; max wins (ONNX Clip-13)."""
-    return _clip(input, _scalar(min, "min"), _scalar(max, "max"))
+    # The schema wants scalars; exporters write shape (1,) too, and other runtimes take it.
+    low, high = (
+        None if bound is None else scalar(bound, name) for bound, name in ((min, "min"), (max, "max"))
+    )
+    return _clip(input, low, high)
 
 
-def _scalar(bound: Array | None, name: str) -> Array | None:
-    if bound is None:
-        return None
-    if bound.size != 1:  # exporters write shape (1,) too, and other runtimes take it
-        raise KernelError(f"{name} must be a scalar (got shape {bound.shape})")
-    return widen(bound.reshape(()))
-
-
-def _clip(x: Array, low: Array | float | None, high: Array | float | None) -> Array:
+def _clip(x: Array, low: float | None, high: float | None) -> Array:
     wide = widen(x)
     if x.dtype.kind not in "iu":  # integers have no values beyond their limits
         limits = ml_dtypes.finfo(x.dtype)  # type: ignore[no-untyped-call]
@@ -250,18 +233,6 @@ def _clip(x: Array, low: Array | float | None, high: Array | float | None) -> Ar
     if high is not None:
         wide = np.minimum(wide, high)
     return narrow(wide, x.dtype)
-
-
-def _softmax(x: Array, axis: int) -> Any:
-    result = np.exp(x - x.max(axis, keepdims=True))
-    result /= result.sum(axis, keepdims=True)
-    return result
-
-
-def _log_softmax(x: Array, axis: int) -> Any:
-    shifted = x - x.max(axis, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis, keepdims=True))
-    return shifted
 
 
 def _hardmax(x: Array, axis: int) -> Array:
@@ -289,6 +260,6 @@ def _register_softmax(op_type: str, function: Callable[[Array, int], Any]) -> No
         return function(input, axis) if input.size else input
 
 
-_register_softmax("Softmax", _softmax)
-_register_softmax("LogSoftmax", _log_softmax)
+_register_softmax("Softmax", softmax)
+_register_softmax("LogSoftmax", log_softmax)
 _register_softmax("Hardmax", _hardmax)

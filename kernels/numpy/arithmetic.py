@@ -13,35 +13,19 @@ from onnxref.dtypes import LOW_PRECISION, Array, DType
 from onnxref.errors import KernelError
 from onnxref.registry import Cost, op
 
-from ._common import in_float32, narrow, widen
+from ._checks import broadcast_shape, check_choice
+from ._common import in_float32, narrow, to_integers, widen
 
 Binary = Callable[[Array, Array], Any]
 # `consumed_inputs` of version 1 is a hint for in-place execution; it never changes a result.
 Hint = tuple[int, ...] | None
 
 
-def broadcast_shape(*inputs: Array) -> tuple[int, ...]:
-    """Return the shape that the inputs broadcast to, both ways (ONNX Broadcasting)."""
-    if not inputs:
-        raise KernelError("inputs must be one or more (got none)")
-    shapes = [x.shape for x in inputs]
-    if len(set(shapes)) == 1:
-        return shapes[0]
-    rank = max(map(len, shapes))
-    result = []
-    for dims in zip(*((1,) * (rank - len(s)) + s for s in shapes), strict=True):
-        wide = {d for d in dims if d != 1}
-        if len(wide) > 1:
-            raise KernelError(f"inputs must broadcast to one shape (got {' and '.join(map(str, shapes))})")
-        result.append(wide.pop() if wide else 1)
-    return tuple(result)
-
-
 def _cost(output: DType | None = None, copies: int = 0) -> Callable[..., Cost]:
     """Return a cost rule for broadcast inputs; `copies` counts temporaries of the output's shape."""
 
     def rule(*inputs: Array, **attributes: Any) -> Cost:
-        elements = math.prod(broadcast_shape(*inputs))
+        elements = math.prod(broadcast_shape(*(x.shape for x in inputs)))
         dtype = inputs[0].dtype
         wide = 4 if dtype in LOW_PRECISION else 0
         return Cost(
@@ -85,7 +69,7 @@ def _register(
 
     @op(op_type, since=since, cost=cost)
     def kernel(a: Array, b: Array) -> Any:
-        broadcast_shape(a, b)
+        broadcast_shape(a.shape, b.shape)
         return function(a, b)
 
     if legacy == (1,):
@@ -140,9 +124,8 @@ for _row in _BINARY:
 
 @in_float32
 def _modulo(a: Array, b: Array, fmod: int) -> Any:
-    if fmod not in (0, 1):
-        raise KernelError(f"fmod must be 0 or 1 (got {fmod})")
-    broadcast_shape(a, b)
+    check_choice(fmod, (0, 1), "fmod")
+    broadcast_shape(a.shape, b.shape)
     return np.fmod(a, b) if fmod else np.remainder(a, b)
 
 
@@ -163,9 +146,8 @@ def mod(a: Array, b: Array, *, fmod: int = 0) -> Any:
 @op("BitShift", since=(11, 28), cost=_cost(copies=4))
 def bit_shift(x: Array, y: Array, *, direction: str) -> Any:
     """Shift the bits of X by Y, arithmetically where X is signed (ONNX BitShift-28)."""
-    if direction not in ("LEFT", "RIGHT"):
-        raise KernelError(f"direction must be 'LEFT' or 'RIGHT' (got {direction!r})")
-    broadcast_shape(x, y)
+    check_choice(direction, ("LEFT", "RIGHT"), "direction")
+    broadcast_shape(x.shape, y.shape)
     bits = 8 * x.dtype.itemsize
     valid = (y >= 0) & (y < bits)
     if direction == "LEFT":
@@ -180,7 +162,7 @@ def _power(x: Array, y: Array) -> Array:
     if x.dtype.kind in "iu" and y.dtype.kind in "iu":
         return _integer_power(x, y)
     if x.dtype.kind in "iu":
-        return _truncated(np.power(x.astype(np.float64), y.astype(np.float64)), x.dtype)
+        return to_integers(np.power(x.astype(np.float64), y.astype(np.float64)), x.dtype)
     base, exponent = widen(x), widen(y)
     # An int32 or wider exponent takes the computation to float64: float32 would lose its parity.
     return narrow(np.power(base, exponent, dtype=np.result_type(base, exponent)), x.dtype)
@@ -189,7 +171,7 @@ def _power(x: Array, y: Array) -> Array:
 def _integer_power(x: Array, y: Array) -> Array:
     # Squaring: exact modulo 2**bits for any pair of types, in at most 64 steps.
     left = np.maximum(y, 0).astype(np.uint64)
-    result = np.ones(broadcast_shape(x, y), x.dtype)
+    result = np.ones(broadcast_shape(x.shape, y.shape), x.dtype)
     factor = x
     while left.any():
         result = np.where(left & np.uint64(1), result * factor, result)
@@ -199,14 +181,6 @@ def _integer_power(x: Array, y: Array) -> Array:
     one = x.dtype.type(1)
     reciprocal = np.where(np.abs(x) == one, np.where(y & 1, x, one), x.dtype.type(0))
     return np.where(y < 0, reciprocal, result)
-
-
-def _truncated(values: Array, dtype: DType) -> Array:
-    """Convert float64 toward zero to a signed integer type: saturating, NaN to 0."""
-    info = np.iinfo(dtype)
-    bound = -float(info.min)  # a power of two, so exact; the maximum is not
-    inside = np.where(np.abs(values) < bound, values, 0).astype(dtype)
-    return np.where(values >= bound, info.max, np.where(values <= -bound, info.min, inside)).astype(dtype)
 
 
 @op("Pow", since=1)
@@ -222,7 +196,7 @@ def pow_(x: Array, y: Array) -> Array:
     Integer powers wrap; an integer base with a floating-point exponent goes through float64 and is
     truncated toward zero, as are negative powers of integers.
     """
-    broadcast_shape(x, y)
+    broadcast_shape(x.shape, y.shape)
     return _power(x, y)
 
 
@@ -240,12 +214,12 @@ def _register_variadic(op_type: str, function: Callable[..., Any], since: tuple[
 
     @op(op_type, since=since, cost=_cost(copies=1))
     def kernel(*data_0: Array) -> Any:
-        broadcast_shape(*data_0)
+        broadcast_shape(*(x.shape for x in data_0))
         return function(*data_0)
 
     @op(op_type, since=(1, 6))
     def unbroadcast(*data_0: Array, consumed_inputs: Hint = None) -> Any:
-        shape = broadcast_shape(*data_0)
+        shape = broadcast_shape(*(x.shape for x in data_0))
         for x in data_0:
             if x.shape != shape:
                 raise KernelError(
@@ -261,11 +235,11 @@ _register_variadic("Max", _fold(np.maximum), (8, 12, 13))
 
 
 def _where_cost(condition: Array, x: Array, y: Array) -> Cost:
-    return Cost.of(broadcast_shape(condition, x, y), x.dtype)
+    return Cost.of(broadcast_shape(condition.shape, x.shape, y.shape), x.dtype)
 
 
 @op("Where", since=(9, 16), cost=_where_cost)
 def where(condition: Array, x: Array, y: Array) -> Array:
     """Return X where the condition holds, else Y; all three broadcast (ONNX Where-16)."""
-    broadcast_shape(condition, x, y)
+    broadcast_shape(condition.shape, x.shape, y.shape)
     return np.where(condition, x, y)

@@ -7,32 +7,18 @@ D head size, Dv value head size.
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from onnxref.dtypes import Array, DType
 from onnxref.errors import KernelError
 from onnxref.registry import PREVIEW, Body, Context, Cost, op
 
-from ._common import in_float32, narrow, widen
+from ._checks import broadcasts_to, check_choice, check_shape, float_dtype
+from ._common import in_float32, narrow, softmax, widen
 
-_PRECISIONS: Final[dict[int, DType]] = {
-    1: np.dtype(np.float32),
-    10: np.dtype(np.float16),
-    11: np.dtype(np.float64),
-    16: np.dtype(ml_dtypes.bfloat16),
-}
 _RAW, _SOFTCAPPED, _BIASED, _PROBABILITIES = range(4)  # values of qk_matmul_output_mode
-
-
-def _precision(softmax_precision: int) -> DType:
-    try:
-        return _PRECISIONS[softmax_precision]
-    except KeyError:
-        known = ", ".join(map(str, _PRECISIONS))
-        raise KernelError(f"softmax_precision must be one of {known} (got {softmax_precision})") from None
 
 
 # Heads ----------------------------------------------------------------------------------------
@@ -85,14 +71,6 @@ def _scores(q: Array, k: Array, scale: float | None) -> Array:
     return _grouped_matmul(q * q.dtype.type(scale), k.swapaxes(2, 3))
 
 
-def _softmax(x: Array) -> Array:
-    """Softmax over the last axis, in place."""
-    x -= x.max(axis=-1, keepdims=True, initial=-np.inf)
-    np.exp(x, out=x)
-    x /= x.sum(axis=-1, keepdims=True)
-    return x
-
-
 # Attention ------------------------------------------------------------------------------------
 
 
@@ -141,7 +119,7 @@ def _bias(
         if pad and bias.ndim and bias.shape[-1] < shape[-1]:
             widths = [(0, 0)] * (bias.ndim - 1) + [(0, shape[-1] - bias.shape[-1])]
             bias = np.pad(bias, widths, constant_values=-np.inf)
-        if _broadcast(bias.shape, shape) != shape:
+        if not broadcasts_to(bias.shape, shape):
             raise KernelError(f"attn_mask must broadcast to {shape} (got {mask.shape})")
     if visible is not None:
         hidden = np.where(visible, dtype.type(0), dtype.type(-np.inf))
@@ -149,26 +127,38 @@ def _bias(
     return bias
 
 
-def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
-    try:
-        return np.broadcast_shapes(a, b)
-    except ValueError:
-        return None
-
-
 def _probabilities(scores: Array, bias: Array | None, softmax_precision: int | None) -> Array:
     """Softmax over the keys, zero for a query that sees none; may work in place."""
     if softmax_precision is None:
-        probabilities = _softmax(scores)
+        probabilities = softmax(scores, -1, out=scores)
     else:
-        wanted = _precision(softmax_precision)
-        probabilities = narrow(_softmax(widen(scores.astype(wanted))), wanted).astype(scores.dtype)
+        wanted = float_dtype(softmax_precision, "softmax_precision")
+        probabilities = narrow(softmax(widen(scores.astype(wanted)), -1), wanted).astype(scores.dtype)
     if bias is not None:
         # Decided on the bias, as in the function body: the scores of such a row may be NaN.
         blind = np.isneginf(bias.max(axis=-1, keepdims=True, initial=-np.inf))
         if blind.any():
             np.copyto(probabilities, 0, where=blind)
     return probabilities
+
+
+def _attend(
+    scores: Array, bias: Array | None, softcap: float, softmax_precision: int | None, shown: int | None
+) -> tuple[Array, Array | None]:
+    """Return the probabilities, and the scores at the stage that `shown` names; may work in place."""
+    qk = scores.copy() if shown == _RAW else None
+    if softcap:
+        scores /= scores.dtype.type(softcap)
+        np.tanh(scores, out=scores)
+        scores *= scores.dtype.type(softcap)
+    if shown == _SOFTCAPPED:
+        qk = scores.copy()
+    if bias is not None:
+        scores += bias
+    if shown == _BIASED:
+        qk = scores.copy()
+    probabilities = _probabilities(scores, bias, softmax_precision)
+    return probabilities, probabilities if shown == _PROBABILITIES else qk
 
 
 def _with_past(x: Array, past: Array | None, name: str) -> Array:
@@ -189,8 +179,7 @@ def _check_cache(
         return
     if past_key is not None:
         raise KernelError("nonpad_kv_seqlen must not be given together with past_key (got both)")
-    if lengths.shape != (batch,):
-        raise KernelError(f"nonpad_kv_seqlen must have shape ({batch},) (got {lengths.shape})")
+    check_shape(lengths, (batch,), "nonpad_kv_seqlen")
     if ((lengths < 0) | (lengths > keys)).any():
         raise KernelError(f"nonpad_kv_seqlen must be in [0, {keys}] (got {lengths.tolist()[:16]})")
 
@@ -250,8 +239,7 @@ def attention(
     window = (left_window_size, right_window_size)
     if min(window) < -1:
         raise KernelError(f"left_window_size and right_window_size must be at least -1 (got {window})")
-    if qk_matmul_output_mode not in range(4):
-        raise KernelError(f"qk_matmul_output_mode must be in [0, 3] (got {qk_matmul_output_mode})")
+    check_choice(qk_matmul_output_mode, range(4), "qk_matmul_output_mode")
     heads_q = _split_heads(q, q_num_heads, "Q")
     keys = _with_past(_split_heads(k, kv_num_heads, "K"), past_key, "past_key")
     values = _with_past(_split_heads(v, kv_num_heads, "V"), past_value, "past_value")
@@ -265,27 +253,12 @@ def attention(
     bias = _bias((*heads_q.shape[:3], keys.shape[2]), dtype, attn_mask, visible, ctx.opset >= 24)
 
     shown = qk_matmul_output_mode if ctx.n_outputs > 3 and ctx.wanted[3] else None
-    qk: Array | None = None
     scores = _scores(heads_q.astype(dtype, copy=False), keys.astype(dtype, copy=False), scale)
-    if shown == _RAW:
-        qk = scores.astype(q.dtype)
-    if softcap:
-        scores /= dtype.type(softcap)
-        np.tanh(scores, out=scores)
-        scores *= dtype.type(softcap)
-    if shown == _SOFTCAPPED:
-        qk = scores.astype(q.dtype)
-    if bias is not None:
-        scores += bias
-    if shown == _BIASED:
-        qk = scores.astype(q.dtype)
-    probabilities = _probabilities(scores, bias, softmax_precision)
-    if shown == _PROBABILITIES:
-        qk = probabilities.astype(q.dtype)
+    probabilities, qk = _attend(scores, bias, softcap, softmax_precision, shown)
     y = narrow(_grouped_matmul(probabilities, values.astype(dtype, copy=False)), q.dtype)
     if q.ndim == 3:
         y = y.transpose(0, 2, 1, 3).reshape(*q.shape[:2], y.shape[1] * y.shape[3])
-    return y, keys, values, qk
+    return y, keys, values, None if qk is None else narrow(qk, q.dtype)
 
 
 # FlexAttention --------------------------------------------------------------------------------
@@ -323,10 +296,10 @@ def flex_attention(
     if softmax_precision is None:
         precision = widen(q).dtype
     else:
-        precision = _precision(softmax_precision)
+        precision = float_dtype(softmax_precision, "softmax_precision")
     scores = narrow(_scores(widen(q), widen(k), scale), precision)
     scores = _modified(score_mod, scores, "score_mod")
-    probabilities = narrow(_softmax(scores.astype(widen(scores).dtype)), precision)
+    probabilities = narrow(softmax(widen(scores), -1), precision)
     probabilities = _modified(prob_mod, probabilities, "prob_mod")
     return narrow(_grouped_matmul(widen(probabilities), widen(narrow(v, precision))), q.dtype)
 
@@ -341,8 +314,7 @@ def _angles(cache: Array, position_ids: Array | None, shape: tuple[int, ...], na
     else:
         if cache.ndim != 2:
             raise KernelError(f"{name} must have 2 dimensions beside position_ids (got {cache.ndim})")
-        if position_ids.shape != shape[:2]:
-            raise KernelError(f"position_ids must have shape {shape[:2]} (got {position_ids.shape})")
+        check_shape(position_ids, shape[:2], "position_ids")
         if ((position_ids < 0) | (position_ids >= len(cache))).any():
             raise KernelError(f"position_ids must be in [0, {len(cache) - 1}] (got others)")
         rows = cache[position_ids]
@@ -440,8 +412,7 @@ def linear_attention(
 ) -> tuple[Array, Array]:
     """Attend through a recurrent state `(B, Hk, D, Dv)`, token by token (ONNX LinearAttention-27)."""
     # chunk_size is a hint to implementations that work in chunks; it never changes a result.
-    if update_rule not in ("linear", "gated", "delta", "gated_delta"):
-        raise KernelError(f"update_rule must be linear, gated, delta or gated_delta (got {update_rule!r})")
+    check_choice(update_rule, ("linear", "gated", "delta", "gated_delta"), "update_rule")
     if not query.ndim == key.ndim == value.ndim == 3:
         shapes = f"{query.shape}, {key.shape} and {value.shape}"
         raise KernelError(f"query, key and value must have 3 dimensions (got {shapes})")
@@ -458,9 +429,8 @@ def linear_attention(
     state_shape = (batch, kv_num_heads, size, heads_v.shape[3])
     if past_state is None:
         state = np.zeros(state_shape, np.float32)
-    elif past_state.shape != state_shape:
-        raise KernelError(f"past_state must have shape {state_shape} (got {past_state.shape})")
     else:
+        check_shape(past_state, state_shape, "past_state")
         state = past_state.astype(np.float32)
 
     q, k, v = (a.transpose(2, 0, 1, 3).astype(np.float32) for a in (heads_q, heads_k, heads_v))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from functools import cache
 
 import ml_dtypes
 import numpy as np
@@ -27,6 +28,7 @@ from onnxref.dtypes import (
 from onnxref.errors import KernelError
 from onnxref.registry import Cost, op
 
+from ._checks import check_choice, element_type
 from ._common import widen
 
 _FLOAT8_MAX = {
@@ -38,7 +40,6 @@ _FLOAT8_MAX = {
 # No infinity and no NaN: these saturate whatever `saturate` says.
 _FINITE_ONLY = frozenset({ElementType.FLOAT4E2M1, ElementType.FLOAT6E2M3, ElementType.FLOAT6E3M2})
 _E8M0_MIN, _E8M0_MAX = 2.0**-127, 2.0**127
-_ROUND_MODES = ("up", "down", "nearest")
 
 _NUMBER = re.compile(
     r"\s*[+-]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?|inf|nan)\s*", re.IGNORECASE | re.ASCII
@@ -50,7 +51,7 @@ _STRING_SCRATCH = 256  # bytes per element: NumPy's fixed-width text and the Pyt
 
 def cast_array(
     x: Array,
-    element_type: int,
+    to: int,
     *,
     saturate: bool = True,
     round_mode: str = "up",
@@ -60,7 +61,7 @@ def cast_array(
 
     Args:
         x: numbers, bools or strings.
-        element_type: what to convert to.
+        to: element type to convert to.
         saturate: whether a float8 result out of range becomes the largest finite value.
         round_mode: rounding towards float8e8m0: "up", "down" or "nearest" (ties up).
         before_24: whether the 4-bit types follow the official tests of Cast-21 and Cast-23: floats
@@ -69,14 +70,14 @@ def cast_array(
     Raises:
         KernelError: there is no such conversion, or a string is not a number.
     """
-    element = _checked_element(element_type)
+    element = _checked_element(to)
     target = to_numpy(element)
     if x.dtype == target:
         return x
     if x.dtype.kind == "c":
         raise KernelError(f"a value to cast must not be complex (got {x.dtype})")
     if x.ndim == 0:  # NumPy turns 0-d results into scalars, which have no bits to work on
-        one = cast_array(x.reshape(1), element, saturate=saturate, round_mode=round_mode, before_24=before_24)
+        one = cast_array(x.reshape(1), to, saturate=saturate, round_mode=round_mode, before_24=before_24)
         return one.reshape(())
     if element is ElementType.STRING:
         return _to_text(x)
@@ -92,16 +93,15 @@ def cast_array(
     return _to_low_precision(x, element, saturate, before_24)
 
 
-def _checked_element(element_type: int, name: str = "to") -> ElementType:
-    try:
-        element = ElementType(element_type)
-    except ValueError:
-        raise KernelError(f"{name} must be an element type (got {element_type})") from None
-    if element in (ElementType.UNDEFINED, ElementType.COMPLEX64, ElementType.COMPLEX128):
-        raise KernelError(f"{name} must be a real type, bool or string (got {element_name(element)})")
+@cache
+def _checked_element(to: int) -> ElementType:
+    element = element_type(to, "to")
+    if element in (ElementType.COMPLEX64, ElementType.COMPLEX128):
+        raise KernelError(f"to must be a real type, bool or string (got {element_name(element)})")
     return element
 
 
+@cache
 def _is_integer(element: ElementType) -> bool:
     name = element_name(element)
     return name.startswith(("int", "uint"))
@@ -163,8 +163,7 @@ def _to_e8m0(x: Array, saturate: bool, round_mode: str) -> Array:
     Combinations that the table omits: `saturate` alone decides about values out of range.
     Negative values, which are unspecified, become NaN, and -0 is 0.
     """
-    if round_mode not in _ROUND_MODES:
-        raise KernelError(f"round_mode must be one of {', '.join(_ROUND_MODES)} (got {round_mode!r})")
+    check_choice(round_mode, ("up", "down", "nearest"), "round_mode")
     wide = _float64_to_odd(x)
     fraction, exponent = np.frexp(np.clip(wide, _E8M0_MIN, _E8M0_MAX))  # fraction in [0.5, 1)
     code = exponent + 126
@@ -212,9 +211,7 @@ def _to_text(x: Array) -> Array:
     texts = x.astype(np.str_).ravel().tolist()
     if x.dtype.kind == "f":
         texts = [_plain(value, text) for value, text in zip(x.ravel(), texts, strict=True)]
-    out = np.empty(len(texts), dtype=object)
-    out[:] = texts
-    return out.reshape(x.shape)
+    return np.array(texts, object).reshape(x.shape)
 
 
 def _plain(value: np.floating, text: str) -> str:
@@ -330,12 +327,7 @@ def cast_like_15(input: Array, target_type: Array) -> Array:
 @op("BitCast", since=26)
 def bit_cast(input: Array, *, to: int) -> Array:
     """Read the bits of each element as the type `to`, which must be as wide (ONNX BitCast-26)."""
-    source = from_numpy(input.dtype)
-    try:
-        element = ElementType(to)
-        target = to_numpy(element)
-    except ValueError:
-        raise KernelError(f"to must be an element type (got {to})") from None
+    source, element = from_numpy(input.dtype), element_type(to, "to")
     if ElementType.STRING in (source, element):
         raise KernelError(
             f"BitCast must not be from or to string (got {element_name(source)} to {element_name(to)})"
@@ -343,7 +335,7 @@ def bit_cast(input: Array, *, to: int) -> Array:
     if _bits(source) != _bits(element):
         wanted, got = _bits(source), _bits(element)
         raise KernelError(f"to must be {wanted} bits wide, as the input (got {element_name(to)}, {got} bits)")
-    return input.view(target)
+    return input.view(to_numpy(element))
 
 
 def _bits(element: ElementType) -> int:

@@ -12,7 +12,8 @@ from onnxref.dtypes import Array, DType, to_numpy
 from onnxref.errors import KernelError
 from onnxref.registry import Body, Context, op
 
-from ._common import normalize_axis
+from ._checks import check_addressable, check_choice, element_type, normalize_axis, scalar
+from ._common import zeros
 
 _ALL_SINCE_11 = (11, 13, 16, 19, 21, 23, 24, 25)
 
@@ -70,7 +71,7 @@ class _ScanOutput:
         axis = normalize_axis(axis, len(shape) + 1, "scan_output_axes")
         if self.elements:
             return np.stack(self.elements[::-1] if backwards else self.elements, axis)
-        return _zeros((*shape[:axis], 0, *shape[axis:]), dtype, self.name)
+        return zeros(check_addressable((*shape[:axis], 0, *shape[axis:]), dtype), dtype)
 
     def element_type(self) -> tuple[tuple[int, ...], DType]:
         """Return shape and dtype of an element; where none came, as declared.
@@ -81,10 +82,9 @@ class _ScanOutput:
             return self.elements[0].shape, self.elements[0].dtype
         shape = getattr(self.declared, "shape", None) or ()
         element = getattr(self.declared, "element", 0)
-        try:
-            dtype = to_numpy(element) if element else np.dtype(np.float32)
-        except ValueError as error:
-            raise KernelError(f"scan output {self.name!r} must have an ONNX type (got {element})") from error
+        dtype = np.dtype(np.float32)
+        if element:
+            dtype = to_numpy(element_type(element, f"type of scan output {self.name!r}"))
         return tuple(d if isinstance(d, int) and d >= 0 else 0 for d in shape), dtype
 
 
@@ -100,14 +100,6 @@ def _check_body(body: Body, n_inputs: int, least_outputs: int) -> None:
         raise KernelError(f"body must have at least {least_outputs} outputs (got {len(body.output_names)})")
 
 
-def _trip_count(m: Array | None) -> int | None:
-    if m is None:
-        return None
-    if m.size != 1:
-        raise KernelError(f"M must be a tensor with one element (got shape {m.shape})")
-    return int(m.item())
-
-
 @op("Loop", since=(1, *_ALL_SINCE_11))
 def loop(
     m: Array | None = None, cond: Array | None = None, *v_initial: Any, body: Body, ctx: Context
@@ -117,7 +109,7 @@ def loop(
     Returns the N carried values, then the scan outputs stacked along a new first axis. As the
     schema's table has it, the condition that the body returns counts only where `cond` is given.
     """
-    count = _trip_count(m)
+    count = None if m is None else int(scalar(m, "M"))
     if count is None and cond is None:
         raise KernelError("M and cond must not both be absent (got a loop without an end)")
     n = len(v_initial)
@@ -148,8 +140,7 @@ def _per_item(values: Sequence[int] | None, count: int, name: str) -> list[int]:
 def _directions(values: Sequence[int] | None, count: int, name: str) -> list[bool]:
     found = _per_item(values, count, name)
     for value in found:
-        if value not in (0, 1):
-            raise KernelError(f"{name} must be 0 or 1 (got {value})")
+        check_choice(value, (0, 1), name)
     return [value == 1 for value in found]
 
 
@@ -222,13 +213,6 @@ def scan(
     return (*states, *stacked)
 
 
-def _zeros(shape: tuple[int, ...], dtype: DType, name: str) -> Array:
-    try:
-        return np.full(shape, "" if dtype == np.object_ else 0, dtype)
-    except ValueError as error:
-        raise KernelError(f"scan output {name!r} must have a possible shape (got {shape})") from error
-
-
 def _padded(empty: _ScanOutput, *items: _ScanOutput, longest: int, ctx: Context) -> Array:
     """Stack the scan outputs of all batch items `(batch, longest, ...)`, zeros where one is shorter.
 
@@ -238,7 +222,7 @@ def _padded(empty: _ScanOutput, *items: _ScanOutput, longest: int, ctx: Context)
     shape, dtype = first.element_type()
     full = (len(items), longest, *shape)
     ctx.budget.check_bytes(math.prod(full) * dtype.itemsize, f"scan output {first.name!r}")
-    out = _zeros(full, dtype, first.name)
+    out = zeros(check_addressable(full, dtype), dtype)
     for row, item in zip(out, items, strict=True):
         if item.elements:
             first.check(item.elements[0])

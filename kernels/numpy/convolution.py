@@ -13,7 +13,8 @@ from onnxref.dtypes import Array
 from onnxref.errors import KernelError
 from onnxref.registry import Cost, op
 
-from ._common import int_list, narrow, widen
+from ._checks import check_choice, check_shape, int_vector, one_element, scalar
+from ._common import narrow, requantize, sigmoid, widen, zeros
 from ._windows import Index, Windows, blocks, per_axis, scratch, slide, spatial_shape, split_pads
 
 # Columns are made and multiplied in blocks of this many bytes. A depthwise convolution, which uses each
@@ -114,8 +115,7 @@ def _convolve_columns(x: Array, w: Array, windows: Windows, group: int) -> Array
 def _add_bias(y: Array, b: Array | None) -> Array:
     """Add `b` (M) to `y` (N, M, *out) in place."""
     if b is not None:
-        if b.shape != y.shape[1:2]:
-            raise KernelError(f"shape of the bias must be {y.shape[1:2]} (got {b.shape})")
+        check_shape(b, y.shape[1:2], "B")
         y += b.reshape(-1, *(1,) * (y.ndim - 2))
     return y
 
@@ -143,33 +143,31 @@ def conv(
 
 
 def _less_zero_point(x: Array, zero_point: Array | None, name: str, *, per_channel: bool = False) -> Array:
-    """Return the 8-bit tensor `x` minus its zero point, as int16."""
-    wide = x.astype(np.int16)
-    if zero_point is None:
-        return wide
-    return wide - _one_or_per_channel(zero_point, x, name, per_channel=per_channel).astype(np.int16)
+    """Return the 8-bit tensor `x` minus its zero point, in float32."""
+    wide = x.astype(np.float32)
+    if zero_point is not None:
+        wide -= _one_or_per_channel(zero_point, x, name, per_channel=per_channel).astype(np.float32)
+    return wide
 
 
 def _one_or_per_channel(value: Array, x: Array, name: str, *, per_channel: bool) -> Array:
     """Return a scale or zero point of one value, or of one per row of the weights `x`, ready to broadcast."""
-    if value.size == 1:
-        return value.reshape(())
-    if not per_channel or value.shape != x.shape[:1]:
-        wanted = f"a scalar or have shape {x.shape[:1]}" if per_channel else "a scalar"
-        raise KernelError(f"{name} must be {wanted} (got shape {value.shape})")
+    if value.size == 1 or not per_channel:
+        return one_element(value, name)
+    check_shape(value, x.shape[:1], name)
     return value.reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def _convolve_exactly(x: Array, w: Array, windows: Windows, group: int) -> Array:
-    """Return the exact convolution of int16 `x` and `w`, as int64.
+    """Return the exact convolution of differences of 8-bit integers, all of it in floats.
 
     BLAS has no integers. No partial sum exceeds max|x| * sum|w|, so float32 is exact where that
     is at most 2**24; float64 always is (2**53 takes 2**37 products of 8-bit differences).
     """
-    x_max = int(np.abs(x).max(initial=0))
-    w_sum = int(np.abs(w).sum(axis=tuple(range(1, w.ndim)), dtype=np.int64).max(initial=0))
+    x_max = max(x.max(initial=0), -x.min(initial=0))
+    w_sum = np.abs(w).sum(axis=tuple(range(1, w.ndim)), dtype=np.float64).max(initial=0)
     dtype = np.float32 if x_max * w_sum <= 2**24 else np.float64
-    return _convolve(x.astype(dtype), w.astype(dtype), windows, group).astype(np.int64)
+    return _convolve(x.astype(dtype, copy=False), w.astype(dtype, copy=False), windows, group)
 
 
 def _conv_integer_cost(
@@ -204,7 +202,8 @@ def conv_integer(
     windows = _conv_windows(x, w, group, kernel_shape, strides, dilations, pads, auto_pad)
     left = _less_zero_point(x, x_zero_point, "x_zero_point")
     right = _less_zero_point(w, w_zero_point, "w_zero_point", per_channel=True)
-    return _convolve_exactly(left, right, windows, group).astype(np.int32)
+    # By way of int64, whose conversion to int32 wraps.
+    return _convolve_exactly(left, right, windows, group).astype(np.int64).astype(np.int32)
 
 
 def _qlinear_conv_cost(
@@ -237,22 +236,15 @@ def qlinear_conv(
     windows = _conv_windows(x, w, group, kernel_shape, strides, dilations, pads, auto_pad)
     left = _less_zero_point(x, x_zero_point, "x_zero_point")
     right = _less_zero_point(w, w_zero_point, "w_zero_point", per_channel=True)
-    total = _convolve_exactly(left, right, windows, group)
-    _add_bias(total, None if b is None else b.astype(np.int64))
+    total = _convolve_exactly(left, right, windows, group).astype(np.float64)
+    _add_bias(total, None if b is None else b.astype(np.float64))
     # The product of two float32 scales is exact in float64, and so are the sums.
     w_scales = _one_or_per_channel(w_scale, w, "w_scale", per_channel=True).astype(np.float64)
-    scale = w_scales * float(_scalar(x_scale, "x_scale")) / float(_scalar(y_scale, "y_scale"))
+    scale = w_scales * float(scalar(x_scale, "x_scale")) / float(scalar(y_scale, "y_scale"))
     if scale.ndim:
         scale = scale.reshape(-1, *(1,) * (x.ndim - 2))
-    real = np.rint(total * scale) + int(_scalar(y_zero_point, "y_zero_point"))
-    limits = np.iinfo(y_zero_point.dtype)
-    return narrow(np.clip(real, limits.min, limits.max), y_zero_point.dtype)
-
-
-def _scalar(value: Array, name: str) -> Any:
-    if value.size != 1:
-        raise KernelError(f"{name} must be a scalar (got shape {value.shape})")
-    return value.item()
+    total *= scale
+    return requantize(total, one_element(y_zero_point, "y_zero_point"))
 
 
 # ConvTranspose and Col2Im -------------------------------------------------------------------------
@@ -395,13 +387,13 @@ def _col2im_windows(
     strides: tuple[int, ...] | None,
 ) -> Windows:
     """Check the columns `input` (N, C * prod(block_shape), L) and return the windows they were taken from."""
-    size = int_list(image_shape)
+    sizes = int_vector(image_shape, "image_shape")
     if input.ndim != 3:
         raise KernelError(f"rank of the input must be 3, (N, C * block, L) (got shape {input.shape})")
-    if image_shape.ndim != 1 or not size:
-        raise KernelError(f"image_shape must be a 1-D tensor with one size per axis (got {size})")
-    size = list(per_axis(size, len(size), "image_shape", low=0))
-    block = per_axis(int_list(block_shape), len(size), "block_shape")
+    if not sizes:
+        raise KernelError("image_shape must have one size per axis (got none)")
+    size = per_axis(sizes, len(sizes), "image_shape", low=0)
+    block = per_axis(int_vector(block_shape, "block_shape"), len(size), "block_shape")
     windows = slide(size, block, strides, dilations, pads)
     if input.shape[1] % math.prod(block):
         raise KernelError(f"input.shape[1] must be a multiple of {math.prod(block)} (got {input.shape[1]})")
@@ -443,7 +435,7 @@ def col2im(
     n, rows = input.shape[:2]
     c = rows // math.prod(windows.kernel)
     columns = widen(input).reshape(n, c, *windows.kernel, *windows.out)
-    image = np.full((n, c, *windows.size), "" if input.dtype.kind == "O" else 0, columns.dtype)
+    image = zeros((n, c, *windows.size), columns.dtype)
     if columns.size:
         for tap in windows.taps():
             index: Index = (slice(None), slice(None), *tap)
@@ -456,10 +448,12 @@ def col2im(
 
 def _deform_conv_cost(x: Array, w: Array, offset: Array, *_: Any, **attributes: Any) -> Cost:
     # The output's size is that of `offset`, the scratch one tap's samples and their coordinates.
+    spatial_shape(x)
+    _check_weights(w, x.ndim, None)
     made, lanes = x.shape[0] * w.shape[0], x.shape[0] * x.shape[1]
     windows = math.prod(offset.shape[2:])
     wide = max(4, x.itemsize)
-    corners = (8 + wide) * (x.ndim + 2) * offset.shape[0] * windows * attributes.get("offset_group", 1)
+    corners = (8 + wide) * (x.ndim + 2) * x.shape[0] * windows * attributes.get("offset_group", 1)
     return Cost(made * windows * x.itemsize, (2 * made + 3 * lanes) * windows * wide + corners)
 
 
@@ -489,11 +483,11 @@ def deform_conv(
     taps = math.prod(windows.kernel)
     if offset_group < 1 or c % offset_group:
         raise KernelError(f"offset_group must divide the {c} input channels (got {offset_group})")
-    _check_shape(offset, (n, offset_group * taps * rank, *windows.out), "offset")
+    check_shape(offset, (n, offset_group * taps * rank, *windows.out), "offset")
     moved = widen(offset).reshape(n, offset_group, taps, rank, *windows.out)
     scale = None
     if mask is not None:
-        _check_shape(mask, (n, offset_group * taps, *windows.out), "mask")
+        check_shape(mask, (n, offset_group * taps, *windows.out), "mask")
         scale = widen(mask).reshape(n, offset_group, taps, 1, math.prod(windows.out))
     pixels = widen(x).reshape(n, offset_group, c // offset_group, math.prod(windows.size))
     weights = widen(w).reshape(group, m // group, w.shape[1], taps)
@@ -540,11 +534,6 @@ def _sample(pixels: Array, windows: Windows, tap: tuple[int, ...], moved: Array)
     return result
 
 
-def _check_shape(x: Array, shape: tuple[int, ...], name: str) -> None:
-    if x.shape != shape:
-        raise KernelError(f"shape of {name} must be {shape} (got {x.shape})")
-
-
 # CausalConvWithState ------------------------------------------------------------------------------
 
 
@@ -561,22 +550,21 @@ def causal_conv_with_state(
 
     weight is (C, 1, k), the states (B, C, k - 1); ONNX CausalConvWithState-27.
     """
-    if activation not in ("none", "silu", "swish"):
-        raise KernelError(f"activation must be none, silu or swish (got {activation!r})")
+    check_choice(activation, ("none", "silu", "swish"), "activation")
     if input.ndim != 3 or weight.ndim != 3 or weight.shape[2] < 1:
         raise KernelError(
             f"input and weight must be (B, C, L) and (C, 1, k) (got {input.shape} and {weight.shape})"
         )
     batch, channels, length = input.shape
     kernel = weight.shape[2]
-    _check_shape(weight, (channels, 1, kernel), "weight")
+    check_shape(weight, (channels, 1, kernel), "weight")
     if past_state is None:
         past_state = np.zeros((batch, channels, kernel - 1), input.dtype)
-    _check_shape(past_state, (batch, channels, kernel - 1), "past_state")
+    check_shape(past_state, (batch, channels, kernel - 1), "past_state")
     whole = np.concatenate([past_state, input], axis=2)
     wide = widen(whole)
     windows = Windows((whole.shape[2],), (kernel,), (1,), (1,), (0,), (0,), (length,))
     y = _add_bias(_convolve(wide, widen(weight), windows, channels), None if bias is None else widen(bias))
     if activation != "none":
-        y = y / (1 + np.exp(-y))
+        y *= sigmoid(y)
     return narrow(y, input.dtype), whole[:, :, length:]

@@ -12,8 +12,19 @@ from onnxref.dtypes import Array, DType, ElementType, to_numpy
 from onnxref.errors import KernelError
 from onnxref.registry import Context, Cost, op
 
-from ._common import narrow, normalize_axis
-from .shape import check_shape, int_vector, row_strides, scalar_int, zeros
+from ._checks import (
+    check_addressable,
+    check_shape,
+    element_type,
+    float_dtype,
+    int_vector,
+    normalize_axis,
+    one_element,
+    only_one,
+    scalar,
+    scalar_int,
+)
+from ._common import narrow, row_strides, zeros
 
 
 class SparseTensor(Protocol):
@@ -39,7 +50,7 @@ def _densify(sparse: SparseTensor, ctx: Context) -> Array:
         raise KernelError(
             f"indices of sparse_value must have shape ({count},) or ({count}, {rank}) (got {indices.shape})"
         )
-    dense = zeros(check_shape(shape, values.dtype), values.dtype)
+    dense = zeros(check_addressable(shape, values.dtype), values.dtype)
     bounds = np.array(shape if indices.ndim == 2 else dense.size, np.int64)
     outside = (indices < 0) | (indices >= bounds)
     if outside.any():
@@ -47,15 +58,6 @@ def _densify(sparse: SparseTensor, ctx: Context) -> Array:
     linear = indices @ np.array(row_strides(shape), np.int64) if indices.ndim == 2 else indices
     dense.reshape(-1)[linear] = values.reshape(-1)
     return dense
-
-
-def _only_one(**given: Any) -> tuple[str, Any]:
-    """Return name and value of the only attribute that is there."""
-    found = [(name, value) for name, value in given.items() if value is not None]
-    if len(found) != 1:
-        names = ", ".join(name for name, _ in found) or "none"
-        raise KernelError(f"exactly one of {', '.join(given)} must be given (got {names})")
-    return found[0]
 
 
 @op("Constant", since=(1, 9))
@@ -69,7 +71,7 @@ def constant_11(
     *, value: Array | None = None, sparse_value: SparseTensor | None = None, ctx: Context
 ) -> Array:
     """Return `value`, or `sparse_value` as a dense tensor (ONNX Constant-11)."""
-    name, given = _only_one(value=value, sparse_value=sparse_value)
+    name, given = only_one(value=value, sparse_value=sparse_value)
     result: Array = _densify(given, ctx) if name == "sparse_value" else given
     return result
 
@@ -98,7 +100,7 @@ def constant(
     ctx: Context,
 ) -> Array:
     """Return the one attribute that is given: a tensor, a scalar or a list (ONNX Constant-25)."""
-    name, given = _only_one(
+    name, given = only_one(
         value=value,
         sparse_value=sparse_value,
         value_float=value_float,
@@ -130,10 +132,8 @@ def _constant_of_shape_cost(input: Array, *, value: Array | None = None) -> Cost
 @op("ConstantOfShape", since=(9, 20, 21, 23, 24, 25), cost=_constant_of_shape_cost)
 def constant_of_shape(input: Array, *, value: Array | None = None) -> Array:
     """Fill a tensor of shape `input` with the only element of `value` (ONNX ConstantOfShape-25)."""
-    fill = _FLOAT_ZERO if value is None else value
-    if fill.size != 1:
-        raise KernelError(f"value must have one element (got shape {fill.shape})")
-    return np.full(check_shape(_target_shape(input), fill.dtype), fill.reshape(()), fill.dtype)
+    fill = one_element(_FLOAT_ZERO if value is None else value, "value")
+    return np.full(check_addressable(_target_shape(input), fill.dtype), fill, fill.dtype)
 
 
 @op("EyeLike", since=(9, 22))
@@ -141,12 +141,7 @@ def eye_like(input: Array, *, dtype: int | None = None, k: int = 0) -> Array:
     """Return ones on diagonal `k` of an (N, M) matrix shaped like the input (ONNX EyeLike-22)."""
     if input.ndim != 2:
         raise KernelError(f"input must have rank 2 (got {input.ndim})")
-    element = input.dtype
-    if dtype is not None:
-        try:
-            element = to_numpy(dtype)
-        except ValueError as error:
-            raise KernelError(f"dtype must be an element type (got {dtype})") from error
+    element = input.dtype if dtype is None else to_numpy(element_type(dtype, "dtype"))
     if element.kind == "O":
         raise KernelError("dtype must be numeric or bool (got string)")
     out = np.zeros(input.shape, element)
@@ -159,10 +154,8 @@ def eye_like(input: Array, *, dtype: int | None = None, k: int = 0) -> Array:
 def _range_count(start: Array, limit: Array, delta: Array) -> int:
     """Return max(ceil((limit - start) / delta), 0), each step rounded to the inputs' type."""
     for name, x in (("start", start), ("limit", limit), ("delta", delta)):
-        if x.size != 1:
-            raise KernelError(f"{name} must be a scalar (got shape {x.shape})")
-        if not np.isfinite(x).all():
-            raise KernelError(f"{name} must be finite (got {x.item()})")
+        if not math.isfinite(number := scalar(x, name)):
+            raise KernelError(f"{name} must be finite (got {number})")
     if not delta.any():
         raise KernelError("delta must not be zero (got 0)")
     if start.dtype.kind in "iu":
@@ -190,13 +183,10 @@ def _stashed(stash_type: int, *scalars: Array) -> list[Array]:
     """Return float16 and bfloat16 numbers in the type to compute in, others as they are."""
     if scalars[0].dtype not in _HALF:
         return list(scalars)
-    if stash_type not in _STASH:
-        raise KernelError(f"stash_type must be one of {[int(t) for t in _STASH]} (got {stash_type})")
-    return [x.astype(to_numpy(stash_type)) for x in scalars]
+    return [x.astype(float_dtype(stash_type, "stash_type")) for x in scalars]
 
 
 _HALF: tuple[DType, ...] = (to_numpy(ElementType.FLOAT16), to_numpy(ElementType.BFLOAT16))
-_STASH = (ElementType.FLOAT, ElementType.FLOAT16, ElementType.DOUBLE, ElementType.BFLOAT16)
 
 
 def _range_cost(start: Array, limit: Array, delta: Array, *, stash_type: int = 1) -> Cost:
@@ -232,10 +222,9 @@ def _one_hot_cost(indices: Array, depth: Array, values: Array, *, axis: int = -1
 
 def _one_hot(indices: Array, depth: Array, values: Array, axis: int, lowest: int) -> Array:
     """Mark the class of each index in [lowest, depth); negative ones count from the back."""
-    if values.shape != (2,):
-        raise KernelError(f"values must be [off_value, on_value] (got shape {values.shape})")
+    check_shape(values, (2,), "values")
     shape, at = _one_hot_shape(indices, depth, axis)
-    check_shape(shape, values.dtype)
+    check_addressable(shape, values.dtype)
     classes = shape[at]
     # Tested before the cast to int64, so that NaN, infinity and huge numbers stay outside; in
     # float64, because float16 has no 65505 and more to compare with.

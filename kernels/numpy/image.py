@@ -13,6 +13,8 @@ from onnxref.dtypes import Array
 from onnxref.errors import KernelError, MissingDependencyError
 from onnxref.registry import Context, op
 
+from ._checks import check_choice
+
 # Pillow's names of the formats that the schema lists, and of no others: every decoder that a
 # model's bytes can reach is one more to trust. PPM stands for the whole PBM/PGM/PPM/PNM family.
 _FORMATS = ("BMP", "JPEG", "JPEG2000", "TIFF", "PNG", "WEBP", "PPM")
@@ -31,8 +33,7 @@ def image_decoder(encoded_stream: Array, *, pixel_format: str = "RGB", ctx: Cont
     Alpha is dropped, palettes are looked up, 16 bits per channel are cut to 8; of several frames
     the first counts. EXIF orientation is not applied. What cannot be decoded gives (0, 0, C).
     """
-    if pixel_format not in _CHANNELS:
-        raise KernelError(f"pixel_format must be one of {', '.join(_CHANNELS)} (got {pixel_format!r})")
+    check_choice(pixel_format, _CHANNELS, "pixel_format")
     if encoded_stream.ndim != 1:
         raise KernelError(f"encoded_stream must have rank 1 (got {encoded_stream.ndim})")
     pillow = _pillow()

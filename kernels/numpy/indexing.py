@@ -14,8 +14,8 @@ from onnxref.dtypes import LOW_PRECISION, Array
 from onnxref.errors import KernelError
 from onnxref.registry import Cost, op
 
-from ._common import normalize_axes, normalize_axis
-from .shape import check_shape, int_vector, row_strides
+from ._checks import check_addressable, check_choice, check_shape, int_vector, normalize_axes, normalize_axis
+from ._common import row_strides
 
 
 def _from_front(indices: Array, size: int, what: str, lowest: int | None = None) -> Array:
@@ -24,13 +24,13 @@ def _from_front(indices: Array, size: int, what: str, lowest: int | None = None)
     `lowest` replaces -size where a version does not allow negative indices.
     """
     lowest = -size if lowest is None else lowest
-    outside = (indices < lowest) | (indices >= size)
-    if outside.any():
-        raise KernelError(
-            f"indices must be in [{lowest}, {size - 1}] for {what} (got {indices[outside].flat[0]})"
-        )
     wide = indices.astype(np.int64)
-    wide[wide < 0] += size
+    smallest, largest = int(wide.min(initial=0)), int(wide.max(initial=-1))
+    if smallest < lowest or largest >= size:
+        wrong = smallest if smallest < lowest else largest
+        raise KernelError(f"indices must be in [{lowest}, {size - 1}] for {what} (got {wrong})")
+    if smallest < 0:
+        wide[wide < 0] += size
     return wide
 
 
@@ -99,8 +99,7 @@ def reverse_sequence(input: Array, sequence_lens: Array, *, batch_axis: int = 1,
     if {batch_axis, time_axis} != {0, 1}:
         raise KernelError(f"batch_axis and time_axis must be 0 and 1 (got {batch_axis}, {time_axis})")
     steps, batch = input.shape[time_axis], input.shape[batch_axis]
-    if sequence_lens.shape != (batch,):
-        raise KernelError(f"sequence_lens must have shape ({batch},) (got {sequence_lens.shape})")
+    check_shape(sequence_lens, (batch,), "sequence_lens")
     bad = sequence_lens[(sequence_lens < 0) | (sequence_lens > steps)]
     if bad.size:
         raise KernelError(f"sequence_lens must be in [0, {steps}] (got {bad[0]})")
@@ -125,7 +124,7 @@ def _gather_cost(data: Array, indices: Array, *, axis: int = 0) -> Cost:
 
 def _gather(data: Array, indices: Array, axis: int, lowest: int | None) -> Array:
     at = normalize_axis(axis, data.ndim)
-    check_shape(_gathered_shape(data, indices, axis), data.dtype)
+    check_addressable(_gathered_shape(data, indices, axis), data.dtype)
     return np.take(data, _from_front(indices, data.shape[at], f"axis {at}", lowest), axis=at)
 
 
@@ -198,7 +197,7 @@ def _gather_nd_cost(data: Array, indices: Array, *, batch_dims: int = 0) -> Cost
 @op("GatherND", since=(11, 12, 13), cost=_gather_nd_cost)
 def gather_nd(data: Array, indices: Array, *, batch_dims: int = 0) -> Array:
     """Read the slice that each index tuple chooses after the batch dimensions (ONNX GatherND-13)."""
-    result = check_shape(_gathered_nd_shape(data, indices, batch_dims), data.dtype)
+    result = check_addressable(_gathered_nd_shape(data, indices, batch_dims), data.dtype)
     indexed = data.shape[batch_dims : batch_dims + indices.shape[-1]]
     batches, step = math.prod(data.shape[:batch_dims]), math.prod(indexed)
     offsets = _tuple_offsets(indexed, indices).reshape(batches, math.prod(indices.shape[batch_dims:-1]))
@@ -213,8 +212,7 @@ _REDUCTIONS = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.m
 
 
 def _check_reduction(data: Array, reduction: str, allowed: Sequence[str]) -> None:
-    if reduction not in ("none", *allowed):
-        raise KernelError(f"reduction must be one of none, {', '.join(allowed)} (got {reduction})")
+    check_choice(reduction, ("none", *allowed), "reduction")
     if (data.dtype.kind == "O" and reduction != "none") or (
         data.dtype.kind == "c" and reduction in ("max", "min")
     ):
@@ -238,8 +236,7 @@ def _update(data: Array, offsets: Array, updates: Array, reduction: str) -> Arra
 def _scatter_elements(
     data: Array, indices: Array, updates: Array, axis: int, reduction: str = "none", lowest: int | None = None
 ) -> Array:
-    if updates.shape != indices.shape:
-        raise KernelError(f"updates must have the shape of indices, {indices.shape} (got {updates.shape})")
+    check_shape(updates, indices.shape, "updates")
     offsets = _element_offsets(data, indices, axis, lowest)
     return _update(data, offsets.reshape(-1), updates.reshape(-1), reduction)
 
@@ -286,9 +283,7 @@ def _scatter_nd(data: Array, indices: Array, updates: Array, reduction: str = "n
     k = indices.shape[-1]
     if k > data.ndim:
         raise KernelError(f"last dimension of indices must be at most {data.ndim} (got {k})")
-    if updates.shape != indices.shape[:-1] + data.shape[k:]:
-        expected = indices.shape[:-1] + data.shape[k:]
-        raise KernelError(f"updates must have shape {expected} (got {updates.shape})")
+    check_shape(updates, indices.shape[:-1] + data.shape[k:], "updates")
     rows = _tuple_offsets(data.shape[:k], indices).reshape(-1)
     width = math.prod(data.shape[k:])
     if reduction == "none":
@@ -322,13 +317,11 @@ def scatter_nd(data: Array, indices: Array, updates: Array, *, reduction: str = 
 def _write_positions(write_indices: Array | None, batch: int, steps: int, size: int, mode: str) -> Array:
     """Return the cache positions (batch, steps) to write."""
     first = np.zeros(batch, np.int64) if write_indices is None else write_indices
-    if first.shape != (batch,):
-        raise KernelError(f"write_indices must have shape ({batch},) (got {first.shape})")
+    check_shape(first, (batch,), "write_indices")
+    check_choice(mode, ("linear", "circular"), "mode")
     if mode == "circular":
         # Reduced before the steps are added, which could overflow.
         return (first[:, None] % size + np.arange(steps)) % size if size else np.zeros((batch, 0), np.int64)
-    if mode != "linear":
-        raise KernelError(f"mode must be linear or circular (got {mode})")
     bad = first[(first < 0) | (first > size - steps)]
     if bad.size:
         raise KernelError(f"write_indices must be in [0, {size - steps}] in linear mode (got {bad[0]})")

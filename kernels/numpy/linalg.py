@@ -10,16 +10,15 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from onnxref.dtypes import LOW_PRECISION, Array, DType
 from onnxref.errors import KernelError
 from onnxref.registry import Cost, op
 
-from ._common import in_float32, narrow
+from ._checks import broadcast_shape, broadcasts_to
+from ._common import in_float32, narrow, requantize, to_integers, wrap
 from ._einsum_plan import Labels, Shape, plan_einsum
-from .reduction import to_integers
 
 # Products of matrices
 
@@ -31,10 +30,7 @@ def _product_shape(a: Shape, b: Shape) -> Shape:
     rows = b[-2] if len(b) > 1 else b[0]
     if a[-1] != rows:
         raise KernelError(f"A and B must agree in their inner dimension (got shapes {a} and {b})")
-    try:
-        batch = np.broadcast_shapes(a[:-2], b[:-2])
-    except ValueError:
-        raise KernelError(f"batch dimensions of A and B must broadcast (got shapes {a} and {b})") from None
+    batch = broadcast_shape(a[:-2], b[:-2], names="batch dimensions of A and B")
     return batch + a[-2:-1] + (b[-1:] if len(b) > 1 else ())
 
 
@@ -128,7 +124,7 @@ def gemm(
     """
     a, b = _gemm_operands(a, b, transA, transB)
     shape = _product_shape(a.shape, b.shape)
-    if c is not None and not _broadcasts_to(c.shape, shape):
+    if c is not None and not broadcasts_to(c.shape, shape):
         raise KernelError(f"C must broadcast to {shape} (got shape {c.shape})")
     y = _multiply(a, b)
     integers = y.dtype.kind in "iu"
@@ -136,9 +132,9 @@ def gemm(
         real = alpha * y.astype(np.float64)
         return to_integers(real + beta * c if c is not None and beta != 0 else real, y.dtype)
     if alpha != 1:
-        y *= _wrapped(alpha, y.dtype) if integers else alpha
+        y *= wrap(alpha, y.dtype) if integers else alpha
     if c is not None and beta != 0:
-        y += c if beta == 1 else c * (_wrapped(beta, y.dtype) if integers else beta)
+        y += c if beta == 1 else c * (wrap(beta, y.dtype) if integers else beta)
     return y
 
 
@@ -160,19 +156,6 @@ def gemm_6(
     if not broadcast and c.shape != shape:
         raise KernelError(f"C must have shape {shape} unless broadcast is set (got shape {c.shape})")
     return gemm(a, b, c, alpha=alpha, beta=beta, transA=transA, transB=transB)
-
-
-def _broadcasts_to(shape: Shape, target: Shape) -> bool:
-    """Whether `shape` is unidirectionally broadcastable to `target`."""
-    if len(shape) > len(target):
-        return False
-    return all(d in (1, t) for d, t in zip(reversed(shape), reversed(target), strict=False))
-
-
-def _wrapped(value: float, dtype: DType) -> Array:
-    """Return a whole number modulo 2**bits of an integer type."""
-    bits = 8 * dtype.itemsize
-    return np.asarray(int(value) % 2**bits, np.uint64).astype(dtype)
 
 
 # Einsum
@@ -295,7 +278,7 @@ def _per_tensor(value: Array, shape: Shape, name: str) -> Array:
     """Return a scalar, or a tensor that broadcasts to `shape`."""
     if value.size == 1:
         return value.reshape(())
-    if not _broadcasts_to(value.shape, shape):
+    if not broadcasts_to(value.shape, shape):
         raise KernelError(f"{name} must be a scalar or broadcast to {shape} (got shape {value.shape})")
     return value
 
@@ -373,13 +356,4 @@ def qlinear_matmul(
     ).astype(np.float64)
     y = (product * scale).reshape(shape)
     y = y / _per_tensor(y_scale, shape, "y_scale").astype(np.float64)
-    return _quantize(y, _per_tensor(y_zero_point, shape, "y_zero_point"))
-
-
-def _quantize(y: Array, zero_point: Array) -> Array:
-    """Return `y`, rounded half to even, plus zero_point, saturated to the type of zero_point."""
-    dtype = zero_point.dtype
-    if dtype in LOW_PRECISION:
-        limit = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
-        return narrow(np.clip(y + zero_point.astype(np.float64), -limit, limit), dtype)
-    return to_integers(np.rint(y) + zero_point, dtype)
+    return requantize(y, _per_tensor(y_zero_point, shape, "y_zero_point"))

@@ -10,7 +10,8 @@ from onnxref.dtypes import Array
 from onnxref.errors import KernelError
 from onnxref.registry import op
 
-from ._common import in_float32
+from ._checks import check_choice, check_shape
+from ._common import in_float32, log_softmax
 
 
 def _checked_targets(
@@ -19,10 +20,9 @@ def _checked_targets(
     """Return class indices that are safe to gather with, and which of them are to be ignored."""
     if len(shape) < 2 or shape[1] == 0:
         raise KernelError(f"input must have shape (N, C, d1, ...) with C > 0 (got shape {shape})")
-    if target.shape != shape[:1] + shape[2:]:
-        raise KernelError(f"target must have shape {shape[:1] + shape[2:]} (got shape {target.shape})")
-    if weight is not None and weight.shape != shape[1:2]:
-        raise KernelError(f"weight must have shape {shape[1:2]} (got shape {weight.shape})")
+    check_shape(target, shape[:1] + shape[2:], "target")
+    if weight is not None:
+        check_shape(weight, shape[1:2], "weight")
     ignored = np.zeros(target.shape, bool) if ignore_index is None else target == ignore_index
     wrong = ~ignored & ((target < 0) | (target >= shape[1]))
     if wrong.any():
@@ -38,8 +38,7 @@ def _nll(
     reduction: str,
 ) -> Any:
     """Return the loss of log-probabilities (N, C, d1, ...) for classes (N, d1, ...)."""
-    if reduction not in ("none", "sum", "mean"):
-        raise KernelError(f"reduction must be 'none', 'sum' or 'mean' (got {reduction!r})")
+    check_choice(reduction, ("none", "sum", "mean"), "reduction")
     classes, ignored = _checked_targets(log_prob.shape, target, weight, ignore_index)
     loss = -np.take_along_axis(log_prob, classes[:, None], axis=1)[:, 0]
     factors = np.ones(classes.shape, loss.dtype) if weight is None else weight[classes]
@@ -86,6 +85,5 @@ def softmax_cross_entropy_loss(
     """
     if scores.ndim < 2:
         raise KernelError(f"scores must have shape (N, C, d1, ...) (got shape {scores.shape})")
-    shifted = scores - scores.max(axis=1, keepdims=True, initial=-np.inf)
-    log_prob = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    log_prob = log_softmax(scores, 1)
     return _nll(log_prob, labels, weights, ignore_index, reduction), log_prob

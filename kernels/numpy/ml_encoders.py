@@ -12,23 +12,10 @@ from onnxref.dtypes import Array, DType
 from onnxref.errors import KernelError
 from onnxref.registry import ML, Cost, op
 
+from ._checks import check_choice, only_one
+from ._common import zeros
+
 _STRING = np.dtype(np.object_)
-
-
-def _tensor(values: Sequence[Any] | Array, dtype: Any) -> Array:
-    """Return a 1-D tensor; strings become an object array."""
-    result = np.empty(len(values), dtype)
-    result[:] = values
-    return result
-
-
-def _one_of(**choices: Any) -> tuple[str, Any]:
-    """Return the name and value of the one attribute that is given."""
-    given = {name: value for name, value in choices.items() if value is not None}
-    if len(given) != 1:
-        got = ", ".join(given) or "none"
-        raise KernelError(f"exactly one of {', '.join(choices)} must be given (got {got})")
-    return next(iter(given.items()))
 
 
 # ------------------------------------------------------------------ look-ups
@@ -46,7 +33,7 @@ class _Lookup:
         self._dtype: DType = keys.dtype
         self._bitwise = bitwise and keys.dtype.kind == "f"
         # The default stands behind the values, where index -1 finds it.
-        self._values = np.append(values, _tensor([default], values.dtype))
+        self._values = np.append(values, np.array([default], values.dtype))
         if keys.dtype.kind == "O":
             self._table = {key: i for i, key in enumerate(keys.tolist())}
             return
@@ -85,7 +72,7 @@ def _prepare_classes(
     default_int64: int = -1,
     default_string: str = "_Unused",
 ) -> tuple[_Lookup, _Lookup]:
-    classes = _tensor(classes_strings or (), _STRING)
+    classes = np.array(classes_strings or (), _STRING)
     numbers = np.arange(len(classes), dtype=np.int64)
     return _Lookup(classes, numbers, default_int64), _Lookup(numbers, classes, default_string)
 
@@ -97,8 +84,8 @@ def _prepare_categories(
     default_int64: int = -1,
     default_string: str = "_Unused",
 ) -> tuple[_Lookup, _Lookup]:
-    names = _tensor(cats_strings or (), _STRING)
-    numbers = _tensor(cats_int64s or (), np.int64)
+    names = np.array(cats_strings or (), _STRING)
+    numbers = np.array(cats_int64s or (), np.int64)
     return _Lookup(names, numbers, default_int64), _Lookup(numbers, names, default_string)
 
 
@@ -120,10 +107,10 @@ _LABEL_TYPES = {"strings": _STRING, "int64s": np.dtype(np.int64), "floats": np.d
 
 def _labels(kind: str, **choices: Any) -> Array:
     """Return the one list of keys (or values) that is given, as a 1-D tensor."""
-    name, values = _one_of(**{f"{kind}_{suffix}": value for suffix, value in choices.items()})
+    name, values = only_one(**{f"{kind}_{suffix}": value for suffix, value in choices.items()})
     if isinstance(values, np.ndarray):
         return values.ravel()
-    return _tensor(values, _LABEL_TYPES[name.removeprefix(f"{kind}_")])
+    return np.array(values, _LABEL_TYPES[name.removeprefix(f"{kind}_")])
 
 
 def _prepare_labels_2(
@@ -211,8 +198,8 @@ def _prepare_one_hot(
     cats_strings: tuple[str, ...] | None = None,
     zeros: int = 1,
 ) -> tuple[_Lookup, int, bool]:
-    name, cats = _one_of(cats_int64s=cats_int64s, cats_strings=cats_strings)
-    keys = _tensor(cats, _STRING if name == "cats_strings" else np.int64)
+    name, cats = only_one(cats_int64s=cats_int64s, cats_strings=cats_strings)
+    keys = np.array(cats, _STRING if name == "cats_strings" else np.int64)
     return _Lookup(keys, np.arange(len(keys)), -1), len(keys), bool(zeros)
 
 
@@ -251,20 +238,18 @@ def cast_map(
 ) -> Array:
     """Return a map's values in the order of its keys, (1, n) as in ONNX Runtime (ONNX-ML CastMap-1)."""
     types: dict[str, Any] = {"TO_FLOAT": np.float32, "TO_INT64": np.int64, "TO_STRING": object}
-    if cast_to not in types:
-        raise KernelError(f"cast_to must be one of {', '.join(types)} (got {cast_to!r})")
-    if map_form not in ("DENSE", "SPARSE"):
-        raise KernelError(f"map_form must be DENSE or SPARSE (got {map_form!r})")
+    check_choice(cast_to, types, "cast_to")
+    check_choice(map_form, ("DENSE", "SPARSE"), "map_form")
     keys = sorted(x)
     values = [_cast_value(x[key], cast_to) for key in keys]
     if map_form == "DENSE":
-        return _tensor(values, types[cast_to]).reshape(1, -1)
+        return np.array(values, types[cast_to]).reshape(1, -1)
     if max_map < 1:
         raise KernelError(f"max_map must be >= 1 (got {max_map})")
     if keys and not 0 <= keys[0] <= keys[-1] < max_map:
         raise KernelError(f"keys must be in [0, {max_map - 1}] (got {keys[0]} to {keys[-1]})")
-    result = np.full((1, max_map), "" if cast_to == "TO_STRING" else 0, types[cast_to])
-    result[0, keys] = _tensor(values, types[cast_to])
+    result = zeros((1, max_map), np.dtype(types[cast_to]))
+    result[0, keys] = np.array(values, types[cast_to])
     return result
 
 
@@ -288,7 +273,7 @@ def _prepare_vocabulary(
     int64_vocabulary: tuple[int, ...] | None = None,
     string_vocabulary: tuple[str, ...] | None = None,
 ) -> tuple[dict[Any, int], int]:
-    _, words = _one_of(int64_vocabulary=int64_vocabulary, string_vocabulary=string_vocabulary)
+    _, words = only_one(int64_vocabulary=int64_vocabulary, string_vocabulary=string_vocabulary)
     return {word: i for i, word in enumerate(words)}, len(words)
 
 
@@ -301,8 +286,8 @@ def dict_vectorizer(x: Mapping[Any, Any], *, prepared: tuple[dict[Any, int], int
         raise KernelError(f"keys must be in the vocabulary (got {unknown!r})")
     values = list(x.values())
     dtype = _value_type(values)
-    result = np.full(width, "" if dtype == _STRING else 0, dtype)
-    result[[places[key] for key in x]] = _tensor(values, dtype)
+    result = zeros((width,), dtype)
+    result[[places[key] for key in x]] = np.array(values, dtype)
     return result
 
 
@@ -324,7 +309,7 @@ def zip_map(
     classlabels_strings: tuple[str, ...] | None = None,
 ) -> list[dict[Any, np.float32]]:
     """Make a map {label: value} of each row of (N, C) or (C,) (ONNX-ML ZipMap-1)."""
-    name, labels = _one_of(classlabels_int64s=classlabels_int64s, classlabels_strings=classlabels_strings)
+    name, labels = only_one(classlabels_int64s=classlabels_int64s, classlabels_strings=classlabels_strings)
     if x.ndim not in (1, 2) or x.shape[-1] != len(labels):
         raise KernelError(f"X must have {len(labels)} columns, one per label of {name} (got shape {x.shape})")
     return [dict(zip(labels, row, strict=True)) for row in np.atleast_2d(x)]
@@ -449,14 +434,13 @@ def normalizer(x: Array, *, norm: str = "MAX") -> Array:
     """Divide each row of (N, C) or (C,) by its maximum, L1 or L2 norm, in float32 (ONNX-ML Normalizer-1)."""
     if x.ndim not in (1, 2):
         raise KernelError(f"X must have shape (N, C) or (C,) (got {x.shape})")
+    check_choice(norm, ("MAX", "L1", "L2"), "norm")
     y = x.astype(np.float64)
     if norm == "MAX":
         # As the formula says: the largest value, not the largest magnitude.
         divisor = y.max(axis=-1, keepdims=True, initial=-np.inf)
     elif norm == "L1":
         divisor = np.abs(y).sum(axis=-1, keepdims=True)
-    elif norm == "L2":
-        divisor = np.sqrt(np.square(y).sum(axis=-1, keepdims=True))
     else:
-        raise KernelError(f"norm must be MAX, L1 or L2 (got {norm!r})")
+        divisor = np.sqrt(np.square(y).sum(axis=-1, keepdims=True))
     return (y / np.where(divisor == 0, 1.0, divisor)).astype(np.float32)

@@ -16,7 +16,9 @@ from onnxref.dtypes import Array
 from onnxref.errors import KernelError
 from onnxref.registry import ML, Cost, op
 
-from ._ml_common import apply_post_transform, logistic, two_class_scores
+from ._checks import check_choice
+from ._common import sigmoid
+from ._ml_common import apply_post_transform, two_class_scores
 
 _MIN_PROBABILITY: Final = 1e-7  # libsvm keeps pairwise probabilities away from 0 and 1 by this
 _KERNELS: Final = ("LINEAR", "POLY", "RBF", "SIGMOID")
@@ -160,8 +162,7 @@ class _Kernel:
     def of(
         cls, name: str, params: tuple[float, ...] | None, vectors: tuple[float, ...] | None, count: int
     ) -> _Kernel:
-        if name not in _KERNELS:
-            raise KernelError(f"kernel_type must be one of {', '.join(_KERNELS)} (got {name!r})")
+        check_choice(name, _KERNELS, "kernel_type")
         if params and len(params) != 3:
             raise KernelError(f"kernel_params must be gamma, coef0 and degree (got {len(params)} entries)")
         flat = _floats(vectors)
@@ -320,7 +321,7 @@ def _probabilities(scores: Array, model: _SvmClassifier) -> Array:
     rows, classes = len(scores), len(model.labels)
     first, second = np.triu_indices(classes, 1)
     pairs = len(first)
-    wins = logistic(-(scores * model.prob_a[:pairs] + model.prob_b[:pairs]))
+    wins = sigmoid(-(scores * model.prob_a[:pairs] + model.prob_b[:pairs]))
     wins = np.clip(wins, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
     against = np.zeros((rows, classes, classes))  # [n, i, j]: how likely i loses to j
     against[:, second, first] = wins

@@ -23,6 +23,7 @@ from onnxref.dtypes import Array, DType
 from onnxref.errors import KernelError
 from onnxref.registry import ML, Cost, op
 
+from ._checks import check_choice
 from ._ml_common import apply_post_transform
 from ._tree_layout import Forest, Votes, ensemble_forest, ints, legacy_forest
 
@@ -176,12 +177,6 @@ def _base_values(values: Array, n_targets: int) -> Array:
     return values.astype(np.float64)
 
 
-def _checked(name: str, value: str, known: Sequence[str]) -> str:
-    if value not in known:
-        raise KernelError(f"{name} must be one of {', '.join(known)} (got {value!r})")
-    return value
-
-
 def _named(name: str, index: int, known: Sequence[str]) -> str:
     if not 0 <= index < len(known):
         raise KernelError(f"{name} must be in [0, {len(known) - 1}] (got {index})")
@@ -225,6 +220,8 @@ def _prepare_regressor(
     target_weights_as_tensor: Array | None = None,
 ) -> _Ensemble:
     """Check the attributes; `nodes_hitrates` are a hint for speed, without effect here."""
+    check_choice(aggregate_function, _AGGREGATES, "aggregate_function")
+    check_choice(post_transform, _POST_TRANSFORMS, "post_transform")
     targets = _count_targets(n_targets, target_ids)
     thresholds = _weights("nodes_values", nodes_values, nodes_values_as_tensor)
     weights = _weights("target_weights", target_weights, target_weights_as_tensor)
@@ -247,8 +244,8 @@ def _prepare_regressor(
         forest,
         np.result_type(thresholds, weights),
         _base_values(_weights("base_values", base_values, base_values_as_tensor), targets),
-        _checked("aggregate_function", aggregate_function, _AGGREGATES),
-        _checked("post_transform", post_transform, _POST_TRANSFORMS),
+        aggregate_function,
+        post_transform,
     )
 
 
@@ -367,6 +364,7 @@ def _prepare_classifier(
     post_transform: str = "NONE",
 ) -> _Classifier:
     """Check the attributes; `nodes_hitrates` are a hint for speed, without effect here."""
+    check_choice(post_transform, _POST_TRANSFORMS, "post_transform")
     labels = _labels(classlabels_strings, classlabels_int64s)
     thresholds = _weights("nodes_values", nodes_values, nodes_values_as_tensor)
     weights = _weights("class_weights", class_weights, class_weights_as_tensor)
@@ -395,7 +393,7 @@ def _prepare_classifier(
         np.result_type(thresholds, weights),
         _base_values(base, len(labels)),
         "SUM",
-        _checked("post_transform", post_transform, _POST_TRANSFORMS),
+        post_transform,
     )
     return _Classifier(ensemble, labels, one_column, bool((weights >= 0).all()))
 

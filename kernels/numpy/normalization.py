@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Final
 
-import ml_dtypes
 import numpy as np
 
 from onnxref.dtypes import Array, DType
 from onnxref.errors import KernelError
 from onnxref.registry import Context, op
 
-from ._common import in_float32, narrow, normalize_axes, normalize_axis, widen
+from ._checks import broadcasts_to, check_choice, float_dtype, normalize_axes, normalize_axis
+from ._common import in_float32, mean, narrow, widen
 
-_STASH_TYPES: Final[dict[int, DType]] = {
-    1: np.dtype(np.float32),
-    10: np.dtype(np.float16),
-    11: np.dtype(np.float64),
-    16: np.dtype(ml_dtypes.bfloat16),
-}
-
-
-def _stash_dtype(stash_type: int) -> DType:
-    try:
-        return _STASH_TYPES[stash_type]
-    except KeyError:
-        known = ", ".join(map(str, _STASH_TYPES))
-        raise KernelError(f"stash_type must be one of {known} (got {stash_type})") from None
+# Attributes are float32, and so are their defaults: it shows where the tensors are float64.
+_EPSILON, _MOMENTUM, _LRN_ALPHA = (float(np.float32(x)) for x in (1e-5, 0.9, 1e-4))
 
 
 def _end_of_stage_one(y: Array, stash: DType, dtype: DType) -> Array:
@@ -40,15 +27,9 @@ def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array, Array]:
 
     Two passes: E[x^2] - E[x]^2, as some function bodies have it, cancels and can go below zero.
     """
-    mean = _mean(x, axes)
-    deviation = x - mean
-    return mean, deviation, _mean(np.square(deviation), axes)
-
-
-def _mean(x: Array, axes: tuple[int, ...]) -> Array:
-    """Return the mean, NaN over no elements (where `np.mean` would warn)."""
-    count = math.prod(x.shape[axis] for axis in axes)
-    return x.sum(axis=axes, keepdims=True) / x.dtype.type(count)  # type: ignore[no-any-return]
+    average = mean(x, axes)
+    deviation = x - average
+    return average, deviation, mean(np.square(deviation), axes)
 
 
 def _inverse_std(variance: Array, epsilon: float) -> Array:
@@ -114,9 +95,9 @@ def batch_normalization_6(
     var: Array,
     *,
     consumed_inputs: tuple[int, ...] | None = None,
-    epsilon: float = 1e-5,
+    epsilon: float = _EPSILON,
     is_test: int = 0,
-    momentum: float = 0.9,
+    momentum: float = _MOMENTUM,
     spatial: int = 1,
 ) -> tuple[Array, ...]:
     """Normalize `(N, C, ...)` per channel, in training mode unless `is_test` (ONNX BatchNormalization-6)."""
@@ -133,12 +114,12 @@ def batch_normalization_7(
     var: Array,
     *,
     ctx: Context,
-    epsilon: float = 1e-5,
-    momentum: float = 0.9,
+    epsilon: float = _EPSILON,
+    momentum: float = _MOMENTUM,
     spatial: int = 1,
 ) -> tuple[Array, ...]:
     """Normalize `(N, C, ...)`, in training mode if it has outputs besides Y (ONNX BatchNormalization-7)."""
-    training = any(ctx.wanted[1:])
+    training = ctx.n_outputs > 1
     return _batch_normalize((x, scale, b, mean, var), epsilon, momentum, training, bool(spatial))
 
 
@@ -151,11 +132,11 @@ def batch_normalization_9(
     var: Array,
     *,
     ctx: Context,
-    epsilon: float = 1e-5,
-    momentum: float = 0.9,
+    epsilon: float = _EPSILON,
+    momentum: float = _MOMENTUM,
 ) -> tuple[Array, ...]:
     """Normalize `(N, C, ...)`, in training mode if it has outputs besides Y (ONNX BatchNormalization-9)."""
-    return _batch_normalize((x, scale, b, mean, var), epsilon, momentum, any(ctx.wanted[1:]))
+    return _batch_normalize((x, scale, b, mean, var), epsilon, momentum, ctx.n_outputs > 1)
 
 
 @op("BatchNormalization", since=(14, 15))
@@ -167,8 +148,8 @@ def batch_normalization(
     input_var: Array,
     *,
     ctx: Context,
-    epsilon: float = 1e-5,
-    momentum: float = 0.9,
+    epsilon: float = _EPSILON,
+    momentum: float = _MOMENTUM,
     training_mode: int = 0,
 ) -> tuple[Array, ...]:
     """Normalize `(N, C, ...)` by given statistics, or in training by its own (ONNX BatchNormalization-15)."""
@@ -189,7 +170,7 @@ def instance_normalization(
     b: Array,
     *,
     consumed_inputs: tuple[int, ...] | None = None,
-    epsilon: float = 1e-5,
+    epsilon: float = _EPSILON,
 ) -> Array:
     """Normalize `(N, C, ...)` per instance and channel, scale and shift (ONNX InstanceNormalization-22)."""
     if input.ndim < 2:
@@ -207,7 +188,7 @@ def _standardize_groups(x: Array, num_groups: int, epsilon: float) -> Array:
     if x.ndim < 2:
         raise KernelError(f"X must have shape (N, C, ...) (got {x.shape})")
     n, channels = x.shape[:2]
-    if num_groups < 1 or channels % num_groups:
+    if not 1 <= num_groups <= max(channels, 1) or channels % num_groups:
         raise KernelError(f"num_groups must divide the {channels} channels (got {num_groups})")
     spatial = math.prod(x.shape[2:])
     groups = x.reshape(n, num_groups, channels // num_groups * spatial)
@@ -219,7 +200,7 @@ def _standardize_groups(x: Array, num_groups: int, epsilon: float) -> Array:
 @op("GroupNormalization", since=18)
 @in_float32
 def group_normalization_18(
-    x: Array, scale: Array, bias: Array, *, num_groups: int, epsilon: float = 1e-5
+    x: Array, scale: Array, bias: Array, *, num_groups: int, epsilon: float = _EPSILON
 ) -> Array:
     """Normalize groups of channels; one scale and bias per group (ONNX GroupNormalization-18)."""
     y = _standardize_groups(x, num_groups, epsilon)
@@ -230,10 +211,10 @@ def group_normalization_18(
 
 @op("GroupNormalization", since=21)
 def group_normalization(
-    x: Array, scale: Array, bias: Array, *, num_groups: int, epsilon: float = 1e-5, stash_type: int = 1
+    x: Array, scale: Array, bias: Array, *, num_groups: int, epsilon: float = _EPSILON, stash_type: int = 1
 ) -> Array:
     """Normalize groups of channels; one scale and bias per channel (ONNX GroupNormalization-21)."""
-    stash = _stash_dtype(stash_type)
+    stash = float_dtype(stash_type, "stash_type")
     normalized = _standardize_groups(widen(narrow(x, stash)), num_groups, epsilon)
     normalized = _end_of_stage_one(normalized, stash, x.dtype)
     _check_channels(x.shape[1], scale=scale, bias=bias)
@@ -250,12 +231,8 @@ def _trailing_axes(x: Array, axis: int) -> tuple[int, ...]:
 
 def _broadcast_to(parameter: Array, x: Array, name: str) -> Array:
     """Return `parameter` ready to meet `x`, to which it must broadcast in one direction."""
-    try:
-        np.broadcast_to(parameter, x.shape)
-    except ValueError:
-        raise KernelError(
-            f"{name} must broadcast to {x.shape}, the shape of X (got {parameter.shape})"
-        ) from None
+    if not broadcasts_to(parameter.shape, x.shape):
+        raise KernelError(f"{name} must broadcast to {x.shape}, the shape of X (got {parameter.shape})")
     return widen(parameter)
 
 
@@ -266,32 +243,32 @@ def layer_normalization(
     b: Array | None = None,
     *,
     axis: int = -1,
-    epsilon: float = 1e-5,
+    epsilon: float = _EPSILON,
     stash_type: int = 1,
 ) -> tuple[Array, Array, Array]:
     """Normalize over the axes from `axis` on; also mean, inverse std. dev. (ONNX LayerNormalization-17)."""
-    stash = _stash_dtype(stash_type)
+    stash = float_dtype(stash_type, "stash_type")
     axes = _trailing_axes(x, axis)
-    mean, y, variance = _moments(widen(narrow(x, stash)), axes)
+    average, y, variance = _moments(widen(narrow(x, stash)), axes)
     inverse_std = _inverse_std(variance, epsilon)
     y *= inverse_std
     y = _end_of_stage_one(y, stash, x.dtype) * _broadcast_to(scale, x, "Scale")
     if b is not None:
         y += _broadcast_to(b, x, "B")
-    return narrow(y, x.dtype), narrow(mean, stash), narrow(inverse_std, stash)
+    return narrow(y, x.dtype), narrow(average, stash), narrow(inverse_std, stash)
 
 
 @op("RMSNormalization", since=23)
 def rms_normalization(
-    x: Array, scale: Array, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
+    x: Array, scale: Array, *, axis: int = -1, epsilon: float = _EPSILON, stash_type: int = 1
 ) -> Array:
     """Divide by the root mean square over the axes from `axis` on; the result has scale's type.
 
     Source: ONNX RMSNormalization-23.
     """
-    stash = _stash_dtype(stash_type)
+    stash = float_dtype(stash_type, "stash_type")
     stashed = widen(narrow(x, stash))
-    mean_square = _mean(np.square(stashed), _trailing_axes(x, axis))
+    mean_square = mean(np.square(stashed), _trailing_axes(x, axis))
     normalized = _end_of_stage_one(stashed * _inverse_std(mean_square, epsilon), stash, x.dtype)
     return narrow(normalized * _broadcast_to(scale, x, "scale"), scale.dtype)
 
@@ -321,7 +298,7 @@ def _window_sum(x: Array, length: int) -> Array:
 
 @op("LRN", since=(1, 13))
 @in_float32
-def lrn(x: Array, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Array:
+def lrn(x: Array, *, size: int, alpha: float = _LRN_ALPHA, beta: float = 0.75, bias: float = 1.0) -> Array:
     """Divide by a power of the squares summed over `size` neighbouring channels (ONNX LRN-13)."""
     if size < 1:
         raise KernelError(f"size must be at least 1 (got {size})")
@@ -344,12 +321,11 @@ def lrn(x: Array, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: f
 def lp_normalization(input: Array, *, axis: int = -1, p: int = 2) -> Array:
     """Divide by the L1 or L2 norm along `axis`, zero where that is zero (ONNX LpNormalization-22)."""
     axis = normalize_axis(axis, input.ndim)
+    check_choice(p, (1, 2), "p")
     if p == 1:
         norm = np.abs(input).sum(axis=axis, keepdims=True)
-    elif p == 2:
-        norm = np.sqrt(np.square(input).sum(axis=axis, keepdims=True))
     else:
-        raise KernelError(f"p must be 1 or 2 (got {p})")
+        norm = np.sqrt(np.square(input).sum(axis=axis, keepdims=True))
     return input / np.where(norm == 0, norm.dtype.type(np.inf), norm)  # type: ignore[no-any-return]
 
 

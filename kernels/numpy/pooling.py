@@ -1,4 +1,4 @@
-"""Pools: average, maximum and Lp over sliding windows, whole images and regions of interest; MaxUnpool.
+"""Pools: average, maximum and Lp over sliding windows and whole images; MaxUnpool.
 
 A pool of a box is a pool of each of its axes in turn, so windows cost the sum of their sides
 and not their product.
@@ -7,7 +7,6 @@ and not their product.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,9 @@ from onnxref.dtypes import Array, DType
 from onnxref.errors import KernelError
 from onnxref.registry import Context, Cost, op
 
-from ._common import in_float32, int_list, narrow, widen
-from ._windows import Index, Windows, per_axis, slide, spatial_shape
-
-# Regions of interest are sampled in chunks of about this many bytes.
-_SAMPLE_BYTES = 8 * 2**20
-
-# The distinct (start, stop) of some windows of an axis, and for each window which of them it has.
-Ranges = tuple[list[tuple[int, int]], Array]
-
+from ._checks import check_choice, check_shape, int_vector
+from ._common import in_float32, mean, narrow, widen
+from ._windows import Index, Ranges, Windows, distinct_ranges, per_axis, slide, spatial_shape
 
 # Sliding windows ----------------------------------------------------------------------------------
 
@@ -50,15 +43,7 @@ def _ranges(windows: Windows, axis: int) -> Ranges:
     first = np.arange(windows.out[axis], dtype=np.int64) * windows.strides[axis] - windows.begins[axis]
     stop = np.minimum(windows.size[axis], first + (windows.kernel[axis] - 1) * dilation + 1)
     start = np.where(first < 0, first % dilation, first)
-    return _distinct(start, stop, windows.size[axis])
-
-
-def _distinct(start: Array, stop: Array, size: int) -> Ranges:
-    """Return the distinct (start, stop) within [0, size], with (0, 0) for empty ones, and which is whose."""
-    empty = start >= stop
-    codes = np.where(empty, 0, start) * (size + 1) + np.where(empty, 0, stop)
-    found, which = np.unique(codes, return_inverse=True)
-    return [divmod(code, size + 1) for code in found.tolist()], which.reshape(-1)
+    return distinct_ranges(start, stop, windows.size[axis])
 
 
 def _by_taps(windows: Windows, axis: int) -> bool:
@@ -88,9 +73,15 @@ def _pool_axis(x: Array, windows: Windows, axis: int, combine: np.ufunc, identit
     rank, position = len(windows.size), 2 + axis
     shape = (*x.shape[:position], windows.out[axis], *x.shape[position + 1 :])
     if _by_taps(windows, axis):
-        y: Array = np.full(shape, identity, x.dtype)
-        for k in range(windows.kernel[axis]):
-            over_windows, over_image = windows.overlap(axis, k)
+        taps = [windows.overlap(axis, k) for k in range(windows.kernel[axis])]
+        # A tap that all windows have in the image makes a better start than the identity.
+        whole = next((tap for tap in taps if tap[0] == slice(0, windows.out[axis])), None)
+        if whole is None:
+            y: Array = np.full(shape, identity, x.dtype)
+        else:
+            taps.remove(whole)
+            y = x[_on_axis(axis, whole[1], rank)].copy()
+        for over_windows, over_image in taps:
             target = y[_on_axis(axis, over_windows, rank)]
             combine(target, x[_on_axis(axis, over_image, rank)], out=target)
         return y
@@ -107,34 +98,28 @@ def _argmax_axis(x: Array, places: Array, windows: Windows, axis: int) -> tuple[
 
     A NaN is the maximum. Windows over nothing but padding have the lowest value and place -1.
     """
+    y = _pool_axis(x, windows, axis, np.maximum, _lowest(x.dtype))
     rank, position = len(windows.size), 2 + axis
     if _by_taps(windows, axis):
-        shape = (*x.shape[:position], windows.out[axis], *x.shape[position + 1 :])
-        y: Array = np.full(shape, _lowest(x.dtype), x.dtype)
-        at: Array = np.full(shape, -1, np.int64)
-        for k in range(windows.kernel[axis]):
+        at: Array = np.full(y.shape, -1, places.dtype)
+        nan = x.dtype.kind == "f" and bool(np.isnan(y).any())
+        # From the last tap to the first, so that of equal values the first stays.
+        for k in reversed(range(windows.kernel[axis])):
             over_windows, over_image = windows.overlap(axis, k)
             inside, source = _on_axis(axis, over_windows, rank), _on_axis(axis, over_image, rank)
-            values = x[source]
-            better = (values > y[inside]) | (at[inside] < 0)
-            if x.dtype.kind == "f":
-                better |= np.isnan(values) & ~np.isnan(y[inside])
-            np.copyto(y[inside], values, where=better)
-            np.copyto(at[inside], places[source], where=better)
+            found = x[source] == y[inside]
+            if nan:
+                found |= np.isnan(x[source])
+            np.copyto(at[inside], places[source], where=found)
         return y, at
     ranges, which = _ranges(windows, axis)
-    shape = (*x.shape[:position], len(ranges), *x.shape[position + 1 :])
-    best: Array = np.full(shape, _lowest(x.dtype), x.dtype)
-    best_at: Array = np.full(shape, -1, np.int64)
+    at = np.full((*x.shape[:position], len(ranges), *x.shape[position + 1 :]), -1, places.dtype)
     for i, (start, stop) in enumerate(ranges):
-        if start == stop:
-            continue
-        source = _on_axis(axis, slice(start, stop, windows.dilations[axis]), rank)
-        values, target = x[source], _on_axis(axis, slice(i, i + 1), rank)
-        winner = np.argmax(values, axis=position, keepdims=True)
-        best[target] = np.take_along_axis(values, winner, axis=position)
-        best_at[target] = np.take_along_axis(places[source], winner, axis=position)
-    return np.take(best, which, axis=position), np.take(best_at, which, axis=position)
+        if start < stop:
+            source = _on_axis(axis, slice(start, stop, windows.dilations[axis]), rank)
+            winner = np.argmax(x[source], axis=position, keepdims=True)
+            at[_on_axis(axis, slice(i, i + 1), rank)] = np.take_along_axis(places[source], winner, position)
+    return y, np.take(at, which, axis=position)
 
 
 def _lowest(dtype: DType) -> float:
@@ -205,13 +190,13 @@ def max_pool(
     the image, which is row-major, or column-major where storage_order is 1.
     """
     windows = slide(spatial_shape(x), kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
-    if storage_order not in (0, 1):
-        raise KernelError(f"storage_order must be 0 or 1 (got {storage_order})")
+    check_choice(storage_order, (0, 1), "storage_order")
     wide = widen(x)
     if ctx.n_outputs < 2 or not ctx.wanted[1]:
         return narrow(_pool(wide, windows, np.maximum, _lowest(wide.dtype)), x.dtype), None
     area = math.prod(windows.size)
-    image = np.arange(area).reshape(windows.size, order="F" if storage_order else "C")
+    narrowest = np.int32 if area < 2**31 else np.int64
+    image = np.arange(area, dtype=narrowest).reshape(windows.size, order="F" if storage_order else "C")
     places: Array = np.broadcast_to(image, x.shape)
     # From the last axis to the first, so that of equal values the first in row-major order wins.
     for axis in reversed(range(len(windows.size))):
@@ -297,8 +282,7 @@ def _spatial_axes(x: Array) -> tuple[int, ...]:
 @in_float32
 def global_average_pool(x: Array) -> Array:
     """Average each channel of x (N, C, *spatial) to (N, C, 1, ...); ONNX GlobalAveragePool-22."""
-    axes = _spatial_axes(x)
-    return np.asarray(x.sum(axis=axes, keepdims=True) / x.dtype.type(math.prod(x.shape[2:])))
+    return mean(x, _spatial_axes(x))
 
 
 @op("GlobalMaxPool", since=(1, 22))
@@ -342,7 +326,7 @@ def _unpooled(
     indexed = x.shape[:2] + inner
     if output_shape is None:
         return indexed, indexed
-    shape = per_axis(int_list(output_shape), x.ndim, "output_shape", low=0)
+    shape = per_axis(int_vector(output_shape, "output_shape"), x.ndim, "output_shape", low=0)
     if shape[:2] != x.shape[:2]:
         raise KernelError(f"output_shape must start with {x.shape[:2]} (got {shape})")
     return indexed, shape
@@ -377,8 +361,7 @@ def max_unpool(
     that, or extends it with zeros, at the end of each axis (as the official test has it).
     """
     indexed, shape = _unpooled(x, output_shape, kernel_shape, pads, strides)
-    if i.shape != x.shape:
-        raise KernelError(f"shape of I must be {x.shape} (got {i.shape})")
+    check_shape(i, x.shape, "I")
     total = math.prod(indexed)
     if i.size and not 0 <= int(i.min()) <= int(i.max()) < total:
         raise KernelError(f"I must be in [0, {total - 1}] (got {int(i.min())} to {int(i.max())})")
@@ -391,251 +374,3 @@ def max_unpool(
     result = np.zeros(shape, x.dtype)
     result[common] = y[common]
     return result
-
-
-# Regions of interest ------------------------------------------------------------------------------
-
-
-def _check_regions(x: Array, rois: Array, columns: int) -> None:
-    if x.ndim != 4:
-        raise KernelError(f"rank of X must be 4, (N, C, H, W) (got shape {x.shape})")
-    if rois.ndim != 2 or rois.shape[1] != columns:
-        raise KernelError(f"shape of rois must be (num_rois, {columns}) (got {rois.shape})")
-    if not np.isfinite(rois.astype(np.float64)).all():
-        raise KernelError("rois must be finite (got NaN or infinity)")
-
-
-def _max_roi_pool_cost(
-    x: Array, rois: Array, *, pooled_shape: tuple[int, ...], spatial_scale: float = 1.0
-) -> Cost:
-    _check_regions(x, rois, 5)
-    pooled = per_axis(pooled_shape, 2, "pooled_shape")
-    made = len(rois) * x.shape[1] * math.prod(pooled)
-    wide = max(4, x.itemsize)
-    partly = x.shape[1] * max(pooled[0] * x.shape[3], math.prod(pooled))
-    return Cost(made * x.itemsize, (x.size + partly + made) * wide + 64 * sum(pooled))
-
-
-@op("MaxRoiPool", since=(1, 22), cost=_max_roi_pool_cost)
-@in_float32
-def max_roi_pool(
-    x: Array, rois: Array, *, pooled_shape: tuple[int, ...], spatial_scale: float = 1.0
-) -> Array:
-    """Return the maxima of a grid of bins over each region of x (N, C, H, W), as (R, C, *pooled_shape).
-
-    ONNX MaxRoiPool-22. rois is (R, 5): batch index, x1, y1, x2, y2. As in Fast R-CNN, corners are
-    rounded (half away from zero) and belong to the region, bins are widened to whole pixels, and
-    an empty bin is 0.
-    """
-    _check_regions(x, rois, 5)
-    pooled = per_axis(pooled_shape, 2, "pooled_shape")
-    y: Array = np.zeros((len(rois), *pooled, x.shape[1]), x.dtype)
-    pixels = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
-    scaled = rois[:, 1:].astype(np.float64) * spatial_scale
-    # Far outside of any image; the limit keeps the integer arithmetic below from overflowing.
-    corners = np.clip(np.trunc(scaled + np.copysign(0.5, scaled)), -(2**30), 2**30).astype(np.int64)
-    for region, image, (x1, y1, x2, y2) in zip(
-        y, _batch_indices(rois[:, 0], len(x)), corners.tolist(), strict=True
-    ):
-        rows = _bins(y1, y2, pooled[0], x.shape[2])
-        columns = _bins(x1, x2, pooled[1], x.shape[3])
-        region[...] = _max_bins(_max_bins(pixels[image], rows, 0), columns, 1)
-    return y.transpose(0, 3, 1, 2)
-
-
-def _batch_indices(values: Array, count: int) -> list[int]:
-    found = [int(v) for v in values.tolist()]
-    if found and not 0 <= min(found) <= max(found) < count:
-        raise KernelError(f"batch index must be in [0, {count - 1}] (got {min(found)} to {max(found)})")
-    return found
-
-
-def _bins(first: int, last: int, count: int, size: int) -> Ranges:
-    """Cut [first, last] into `count` bins, and those to the image."""
-    extent = max(last - first + 1, 1)
-    steps = np.arange(count, dtype=np.int64)
-    starts = np.clip(first + steps * extent // count, 0, size)
-    stops = np.clip(first - (-(steps + 1) * extent // count), 0, size)
-    return _distinct(starts, stops, size)
-
-
-def _max_bins(x: Array, bins: Ranges, axis: int) -> Array:
-    """Return the maximum of each bin of one axis; 0 for an empty one."""
-    ranges, which = bins
-    before: Index = (slice(None),) * axis
-    parts: Array = np.zeros((*x.shape[:axis], len(ranges), *x.shape[axis + 1 :]), x.dtype)
-    for i, (start, stop) in enumerate(ranges):
-        if start < stop:
-            parts[(*before, i)] = x[(*before, slice(start, stop))].max(axis=axis)
-    return np.take(parts, which, axis=axis)
-
-
-def _roi_align_cost(
-    x: Array,
-    rois: Array,
-    batch_indices: Array,
-    *,
-    output_height: int = 1,
-    output_width: int = 1,
-    **_: Any,
-) -> Cost:
-    _check_regions(x, rois, 4)
-    made = len(rois) * x.shape[1] * max(0, output_height) * max(0, output_width)
-    return Cost(made * x.itemsize, (x.size + 2 * made) * max(4, x.itemsize) + 8 * _SAMPLE_BYTES)
-
-
-@op("RoiAlign", since=(16, 22), cost=_roi_align_cost)
-def roi_align(
-    x: Array,
-    rois: Array,
-    batch_indices: Array,
-    *,
-    coordinate_transformation_mode: str = "half_pixel",
-    mode: str = "avg",
-    output_height: int = 1,
-    output_width: int = 1,
-    sampling_ratio: int = 0,
-    spatial_scale: float = 1.0,
-    ctx: Context,
-) -> Array:
-    """Sample a grid of bins over each region of x (N, C, H, W), without rounding its corners.
-
-    ONNX RoiAlign-22. rois is (R, 4): x1, y1, x2, y2; batch_indices (R). Each bin is the mean or the
-    maximum of its samples. Returns (R, C, output_height, output_width).
-    """
-    _check_regions(x, rois, 4)
-    if coordinate_transformation_mode not in ("half_pixel", "output_half_pixel"):
-        raise KernelError(
-            "coordinate_transformation_mode must be half_pixel or output_half_pixel "
-            f"(got {coordinate_transformation_mode!r})"
-        )
-    if mode not in ("avg", "max"):
-        raise KernelError(f"mode must be avg or max (got {mode!r})")
-    output = per_axis((output_height, output_width), 2, "output_height and output_width")
-    if sampling_ratio < 0:
-        raise KernelError(f"sampling_ratio must be at least 0 (got {sampling_ratio})")
-    if batch_indices.shape != rois.shape[:1]:
-        raise KernelError(f"shape of batch_indices must be {rois.shape[:1]} (got {batch_indices.shape})")
-    images = np.array(_batch_indices(batch_indices, len(x)), np.int64)
-    wide = widen(x)
-    half_pixel = coordinate_transformation_mode == "half_pixel"
-    corners = widen(rois)[:, [1, 0, 3, 2]] * wide.dtype.type(spatial_scale)
-    starts, sizes = corners[:, :2], corners[:, 2:] - corners[:, :2]
-    if half_pixel:
-        starts = starts - wide.dtype.type(0.5)
-    else:
-        sizes = np.maximum(sizes, 1)  # what versions before 16 do: no region is smaller than a pixel
-    bins = sizes / np.array(output, wide.dtype)
-    if sampling_ratio:
-        grids = np.full(sizes.shape, sampling_ratio, np.int64)
-    else:
-        grids = np.clip(np.ceil(bins), 0, 2**31).astype(np.int64)
-    y = _align(wide, images, starts, bins, grids, output, mode, ctx)
-    return narrow(y, x.dtype)
-
-
-def _align(
-    x: Array,
-    images: Array,
-    starts: Array,
-    bins: Array,
-    grids: Array,
-    output: Sequence[int],
-    mode: str,
-    ctx: Context,
-) -> Array:
-    """Return the pooled regions; those with the same number of samples in a bin are done together.
-
-    starts, bins and grids are (R, 2): the corner, the size of a bin and its samples along y and x.
-    """
-    channels = x.shape[1]
-    y: Array = np.zeros((len(images), *output, channels), x.dtype)
-    if 0 in y.shape or 0 in x.shape:
-        return y.transpose(0, 3, 1, 2)
-    pixels = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).reshape(-1, channels)
-    for grid in np.unique(grids, axis=0).tolist():
-        members = np.flatnonzero((grids == grid).all(axis=1))
-        samples = math.prod(output) * math.prod(grid)
-        if samples == 0:
-            continue  # an empty region has no samples: 0
-        region_bytes = samples * (channels + 8) * 2 * x.itemsize
-        ctx.budget.check_bytes(region_bytes, "samples of one region")
-        chunk = max(1, _SAMPLE_BYTES // region_bytes)
-        for first in range(0, len(members), chunk):
-            some = members[first : first + chunk]
-            y[some] = _align_some(
-                pixels, images[some], starts[some], bins[some], grid, output, x.shape[2:], mode
-            )
-    return y.transpose(0, 3, 1, 2)
-
-
-def _align_some(
-    pixels: Array,
-    images: Array,
-    starts: Array,
-    bins: Array,
-    grid: Sequence[int],
-    output: Sequence[int],
-    size: Sequence[int],
-    mode: str,
-) -> Array:
-    """Return pooled regions (R, *output, C) of pixels (N * H * W, C), all with the same grid of samples."""
-    neighbours = []
-    for axis in (0, 1):
-        cells = np.arange(output[axis]).reshape(-1, 1).astype(bins.dtype)
-        within = (np.arange(grid[axis]).astype(bins.dtype) + bins.dtype.type(0.5)) / grid[axis]
-        bin_size = bins[:, axis].reshape(-1, 1, 1)
-        place = starts[:, axis].reshape(-1, 1, 1) + cells * bin_size + within.astype(bins.dtype) * bin_size
-        neighbours.append(_two_neighbours(place.reshape(len(images), -1), size[axis]))
-    base = (images * (size[0] * size[1])).reshape(-1, 1, 1)
-    shape = (len(images), neighbours[0][0][0].shape[1], neighbours[1][0][0].shape[1], pixels.shape[1])
-    total: Array = np.full(shape, 0 if mode == "avg" else -math.inf, pixels.dtype)
-    # The official test takes the largest weighted neighbour, not the interpolated value, for "max".
-    combine = np.add if mode == "avg" else np.maximum
-    for rows, row_weights in neighbours[0]:
-        for columns, column_weights in neighbours[1]:
-            index = base + rows[:, :, np.newaxis] * size[1] + columns[:, np.newaxis]
-            weight = (row_weights[:, :, np.newaxis] * column_weights[:, np.newaxis])[..., np.newaxis]
-            combine(total, np.take(pixels, index, axis=0) * weight, out=total)
-    samples = total.reshape(len(images), output[0], grid[0], output[1], grid[1], -1)
-    if mode == "max":
-        return np.asarray(samples.max(axis=(2, 4)))
-    return np.asarray(samples.sum(axis=(2, 4)) / samples.dtype.type(grid[0] * grid[1]))
-
-
-def _two_neighbours(place: Array, size: int) -> list[tuple[Array, Array]]:
-    """Return (index, weight) of the pixels below and above each place; 0 beyond a pixel outside."""
-    outside = (place < -1) | (place > size)
-    place = np.clip(place, 0, size - 1)
-    low = place.astype(np.int64)
-    high = np.minimum(low + 1, size - 1)
-    part = place - low.astype(place.dtype)
-    return [(low, np.where(outside, 0, 1 - part)), (high, np.where(outside, 0, part))]
-
-
-@op("RoiAlign", since=10, cost=_roi_align_cost)
-def roi_align_10(
-    x: Array,
-    rois: Array,
-    batch_indices: Array,
-    *,
-    mode: str = "avg",
-    output_height: int = 1,
-    output_width: int = 1,
-    sampling_ratio: int = 0,
-    spatial_scale: float = 1.0,
-    ctx: Context,
-) -> Array:
-    """Sample regions without the half-pixel shift of the input; ONNX RoiAlign-10."""
-    return roi_align(
-        x,
-        rois,
-        batch_indices,
-        coordinate_transformation_mode="output_half_pixel",
-        mode=mode,
-        output_height=output_height,
-        output_width=output_width,
-        sampling_ratio=sampling_ratio,
-        spatial_scale=spatial_scale,
-        ctx=ctx,
-    )

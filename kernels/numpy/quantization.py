@@ -8,13 +8,16 @@ block of `block_size` elements along `axis`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from onnxref.dtypes import LOW_PRECISION, Array, DType, ElementType, element_name, from_numpy, to_numpy
+from onnxref.dtypes import LOW_PRECISION, Array, DType, ElementType, from_numpy, to_numpy
 from onnxref.errors import KernelError
 from onnxref.registry import Cost, op
 
-from ._common import narrow, normalize_axis, widen
+from ._checks import check_shape, element_type, float_dtype, normalize_axis, one_element
+from ._common import narrow, widen
 from .cast import cast_array
 
 _INTEGER_RANGE = {
@@ -41,26 +44,11 @@ _REAL = (ElementType.FLOAT, ElementType.FLOAT16, ElementType.BFLOAT16)
 _INT32 = np.dtype(np.int32)
 
 
-def _one_of(element_type: int, allowed: tuple[ElementType, ...], name: str) -> ElementType:
-    for element in allowed:
-        if element == element_type:
-            return element
-    names = ", ".join(map(element_name, allowed))
-    raise KernelError(f"{name} must be one of {names} (got {_show(element_type)})")
-
-
-def _show(element_type: int) -> str:
-    try:
-        return element_name(element_type)
-    except ValueError:
-        return str(element_type)
-
-
 def _check_per_tensor(scale: Array, zero_point: Array | None) -> None:
     """Version 10 knows no other granularity."""
     for name, value in (("scale", scale), ("zero_point", zero_point)):
-        if value is not None and value.size != 1:
-            raise KernelError(f"{name} must be a scalar (got shape {value.shape})")
+        if value is not None:
+            one_element(value, name)
 
 
 def _check_not_blocked(scale: Array) -> None:
@@ -91,8 +79,7 @@ def _spread_blocks(value: Array, name: str, shape: tuple[int, ...], axis: int, b
     axis = normalize_axis(axis, len(shape))
     blocks = -(-shape[axis] // block_size)
     expected = (*shape[:axis], blocks, *shape[axis + 1 :])
-    if value.shape != expected:
-        raise KernelError(f"{name} must have shape {expected} for blocks of {block_size} (got {value.shape})")
+    check_shape(value, expected, name)
     return value.take(np.arange(shape[axis]) // block_size, axis=axis)
 
 
@@ -132,12 +119,10 @@ def _quantize(
 
 def _output_element(zero_point: Array | None, output_dtype: int) -> ElementType:
     if zero_point is None:
-        return _one_of(output_dtype or ElementType.UINT8, _QUANTIZED, "output_dtype")
-    element = _one_of(from_numpy(zero_point.dtype), _QUANTIZED, "the type of zero_point")
-    if output_dtype not in (0, element):
-        raise KernelError(
-            f"output_dtype must be {element_name(element)}, as zero_point (got {_show(output_dtype)})"
-        )
+        return element_type(output_dtype or ElementType.UINT8, "output_dtype", _QUANTIZED)
+    element = element_type(from_numpy(zero_point.dtype), "the type of zero_point", _QUANTIZED)
+    if output_dtype:
+        element_type(output_dtype, "output_dtype beside zero_point", (element,))
     return element
 
 
@@ -148,7 +133,7 @@ def _division_type(scale: DType, precision: int) -> DType:
     quotient by a float8e8m0, a power of two, is exact in float32.
     """
     if precision:
-        return to_numpy(_one_of(precision, (*_REAL, ElementType.DOUBLE), "precision"))
+        return float_dtype(precision, "precision")
     if scale == _INT32:
         return np.dtype(np.float64)
     return np.dtype(np.float32) if from_numpy(scale) is ElementType.FLOAT8E8M0 else scale
@@ -166,55 +151,38 @@ def _divide(x: Array, scale: Array, dtype: DType) -> Array:
     return widen(narrow(quotient, dtype))
 
 
-@op("QuantizeLinear", since=(24, 25, 28))
-def quantize_linear(
-    x: Array,
-    y_scale: Array,
-    y_zero_point: Array | None = None,
-    *,
-    axis: int = 1,
-    block_size: int = 0,
-    output_dtype: int = 0,
-    precision: int = 0,
-    saturate: int = 1,
-) -> Array:
-    """Round `x / y_scale + y_zero_point` to a narrow type, in the shape of `x` (ONNX QuantizeLinear-24)."""
-    return _quantize(
-        x,
-        y_scale,
-        y_zero_point,
-        axis,
-        saturate=saturate,
-        block_size=block_size,
-        output_dtype=output_dtype,
-        precision=precision,
-    )
+def _make_quantize_linear(before_24: bool) -> Callable[..., Array]:
+    """Make QuantizeLinear-23 or -24, which differ in the casts to 4-bit types."""
+
+    def quantize_linear(
+        x: Array,
+        y_scale: Array,
+        y_zero_point: Array | None = None,
+        *,
+        axis: int = 1,
+        block_size: int = 0,
+        output_dtype: int = 0,
+        precision: int = 0,
+        saturate: int = 1,
+    ) -> Array:
+        """Round `x / y_scale + y_zero_point` to a narrow type (ONNX QuantizeLinear-23, -24)."""
+        return _quantize(
+            x,
+            y_scale,
+            y_zero_point,
+            axis,
+            saturate=saturate,
+            block_size=block_size,
+            output_dtype=output_dtype,
+            precision=precision,
+            before_24=before_24,
+        )
+
+    return quantize_linear
 
 
-@op("QuantizeLinear", since=23)
-def quantize_linear_23(
-    x: Array,
-    y_scale: Array,
-    y_zero_point: Array | None = None,
-    *,
-    axis: int = 1,
-    block_size: int = 0,
-    output_dtype: int = 0,
-    precision: int = 0,
-    saturate: int = 1,
-) -> Array:
-    """Quantize `x` with a scale of any type (ONNX QuantizeLinear-23)."""
-    return _quantize(
-        x,
-        y_scale,
-        y_zero_point,
-        axis,
-        saturate=saturate,
-        block_size=block_size,
-        output_dtype=output_dtype,
-        precision=precision,
-        before_24=True,
-    )
+op("QuantizeLinear", since=(24, 25, 28))(_make_quantize_linear(before_24=False))
+op("QuantizeLinear", since=23)(_make_quantize_linear(before_24=True))
 
 
 @op("QuantizeLinear", since=21)
@@ -276,7 +244,7 @@ def _dequantize(
     output_dtype: int = 0,
 ) -> Array:
     """Multiply in float32, rounded once to the output type."""
-    element = _one_of(output_dtype or from_numpy(scale.dtype), _REAL, "output_dtype")
+    element = element_type(output_dtype or from_numpy(scale.dtype), "output_dtype", _REAL)
     _check_zero_point(zero_point, scale)
     factor = widen(_spread(scale, "scale", x.shape, axis, block_size))
     if zero_point is not None:
@@ -296,7 +264,7 @@ def _difference_type(dtype: DType) -> DType:
 
 
 def _dequantize_cost(x: Array, x_scale: Array, *_: object, output_dtype: int = 0, **__: object) -> Cost:
-    element = _one_of(output_dtype or from_numpy(x_scale.dtype), _REAL, "output_dtype")
+    element = element_type(output_dtype or from_numpy(x_scale.dtype), "output_dtype", _REAL)
     return Cost(Cost.of(x.shape, to_numpy(element)).out_bytes, 16 * x.size)
 
 

@@ -11,50 +11,29 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnxref.dtypes import Array, DType, ElementType, element_name, from_numpy, to_numpy
+from onnxref.dtypes import Array, ElementType, from_numpy, to_numpy
 from onnxref.errors import KernelError
 from onnxref.registry import Context, Cost, op
 
+from ._checks import FLOAT_TYPES, INTEGER_TYPES, check_addressable, element_type, scalar
 from ._common import narrow, widen
 from .cast import cast_array
 
-_REAL = (ElementType.FLOAT, ElementType.FLOAT16, ElementType.DOUBLE, ElementType.BFLOAT16)
 _COUNTS = (ElementType.INT32, ElementType.INT64)
-_BERNOULLI = (
-    *_REAL,
-    ElementType.UINT8,
-    ElementType.UINT16,
-    ElementType.UINT32,
-    ElementType.UINT64,
-    ElementType.INT8,
-    ElementType.INT16,
-    ElementType.INT32,
-    ElementType.INT64,
-    ElementType.BOOL,
-)
-_MAX_RANK = 64  # NumPy's
-_MAX_BYTES = 2**62
+_BERNOULLI = (*FLOAT_TYPES, *INTEGER_TYPES, ElementType.BOOL)
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
 
-def _element(dtype: int | None, input_dtype: DType, allowed: tuple[ElementType, ...]) -> ElementType:
+def _element_like(dtype: int | None, input: Array, allowed: tuple[ElementType, ...]) -> ElementType:
     """Return the output type: the attribute `dtype`, or the type of the input where there is none."""
-    wanted = from_numpy(input_dtype) if dtype is None else dtype
-    for element in allowed:
-        if element == wanted:
-            return element
-    names = ", ".join(map(element_name, allowed))
-    got = element_name(wanted) if wanted in [*ElementType] else str(wanted)
-    raise KernelError(f"dtype must be one of {names} (got {got})")
+    return element_type(from_numpy(input.dtype) if dtype is None else dtype, "dtype", allowed)
 
 
 def _check_shape(shape: tuple[int, ...]) -> None:
     if any(d < 0 for d in shape):
         raise KernelError(f"shape must have no negative dimension (got {shape})")
-    # NumPy refuses these even where another dimension is 0.
-    if len(shape) > _MAX_RANK or math.prod(max(d, 1) for d in shape) > _MAX_BYTES // 8:
-        raise KernelError(f"shape must have at most {_MAX_RANK} dimensions and 2^62 bytes (got {shape})")
+    check_addressable(shape, np.dtype(np.float64))
 
 
 def _sample_cost(shape: tuple[int, ...], element: ElementType) -> Cost:
@@ -63,11 +42,11 @@ def _sample_cost(shape: tuple[int, ...], element: ElementType) -> Cost:
 
 
 def _shaped_cost(*, shape: tuple[int, ...], dtype: int = ElementType.FLOAT, **_: object) -> Cost:
-    return _sample_cost(shape, _element(dtype, np.dtype(np.float32), _REAL))
+    return _sample_cost(shape, element_type(dtype, "dtype", FLOAT_TYPES))
 
 
 def _real_like_cost(input: Array, *, dtype: int | None = None, **_: object) -> Cost:
-    return _sample_cost(input.shape, _element(dtype, input.dtype, _REAL))
+    return _sample_cost(input.shape, _element_like(dtype, input, FLOAT_TYPES))
 
 
 def _normal(mean: float, scale: float) -> Draw:
@@ -107,7 +86,7 @@ def random_normal(
     ctx: Context,
 ) -> Array:
     """Draw a tensor of `shape` from the normal distribution (ONNX RandomNormal-22)."""
-    element = _element(dtype, np.dtype(np.float32), _REAL)
+    element = element_type(dtype, "dtype", FLOAT_TYPES)
     _check_shape(shape)
     return cast_array(_normal(mean, scale)(ctx.rng(seed), shape), element)
 
@@ -123,7 +102,7 @@ def random_uniform(
     ctx: Context,
 ) -> Array:
     """Draw a tensor of `shape` evenly from [low, high) (ONNX RandomUniform-22)."""
-    element = _element(dtype, np.dtype(np.float32), _REAL)
+    element = element_type(dtype, "dtype", FLOAT_TYPES)
     _check_shape(shape)
     return cast_array(_uniform(low, high)(ctx.rng(seed), shape), element)
 
@@ -139,7 +118,7 @@ def random_normal_like(
     ctx: Context,
 ) -> Array:
     """Draw a tensor in the shape of `input` from the normal distribution (ONNX RandomNormalLike-22)."""
-    element = _element(dtype, input.dtype, _REAL)
+    element = _element_like(dtype, input, FLOAT_TYPES)
     return cast_array(_normal(mean, scale)(ctx.rng(seed), input.shape), element)
 
 
@@ -154,12 +133,12 @@ def random_uniform_like(
     ctx: Context,
 ) -> Array:
     """Draw a tensor in the shape of `input` evenly from [low, high) (ONNX RandomUniformLike-22)."""
-    element = _element(dtype, input.dtype, _REAL)
+    element = _element_like(dtype, input, FLOAT_TYPES)
     return cast_array(_uniform(low, high)(ctx.rng(seed), input.shape), element)
 
 
 def _bernoulli_cost(input: Array, *, dtype: int | None = None, **_: object) -> Cost:
-    return _sample_cost(input.shape, _element(dtype, input.dtype, _BERNOULLI))
+    return _sample_cost(input.shape, _element_like(dtype, input, _BERNOULLI))
 
 
 @op("Bernoulli", since=(15, 22), cost=_bernoulli_cost)
@@ -168,7 +147,7 @@ def bernoulli(input: Array, *, dtype: int | None = None, seed: float | None = No
 
     The text of the schema holds; its function body has the two outcomes the other way round.
     """
-    element = _element(dtype, input.dtype, _BERNOULLI)
+    element = _element_like(dtype, input, _BERNOULLI)
     p = widen(input)
     if not np.all((p >= 0) & (p <= 1)):
         raise KernelError(f"input must be in [0, 1] (got values from {np.min(p):g} to {np.max(p):g})")
@@ -176,7 +155,7 @@ def bernoulli(input: Array, *, dtype: int | None = None, seed: float | None = No
 
 
 def _multinomial_cost(input: Array, *, dtype: int = 6, sample_size: int = 1, **_: object) -> Cost:
-    element = _element(dtype, np.dtype(np.int32), _COUNTS)
+    element = element_type(dtype, "dtype", _COUNTS)
     samples = math.prod(input.shape[:1]) * max(sample_size, 0)
     return Cost(samples * to_numpy(element).itemsize, 48 * samples + 24 * input.size)
 
@@ -194,7 +173,7 @@ def multinomial(
 
     ONNX Multinomial-22.
     """
-    element = _element(dtype, np.dtype(np.int32), _COUNTS)
+    element = element_type(dtype, "dtype", _COUNTS)
     if input.ndim != 2:
         raise KernelError(f"input must be of rank 2 (got {input.ndim})")
     if sample_size < 0:
@@ -238,8 +217,8 @@ def dropout(
     ctx: Context,
 ) -> tuple[Array, Array]:
     """Return `data * mask / (1 - ratio)` and mask; outside training `data` and ones (ONNX Dropout-12)."""
-    fraction = 0.5 if ratio is None else _scalar(ratio, "ratio")
-    if training_mode is None or not _scalar(training_mode, "training_mode") or fraction == 0:
+    fraction = 0.5 if ratio is None else scalar(ratio, "ratio")
+    if training_mode is None or not scalar(training_mode, "training_mode") or fraction == 0:
         return data, np.ones(data.shape, dtype=np.bool_)
     if seed is None:
         return _drop(data, fraction, ctx.generator.random(data.shape))
@@ -291,9 +270,3 @@ def _drop(data: Array, ratio: float, uniform: Array | float) -> tuple[Array, Arr
     wide = widen(data)
     scale = wide.dtype.type(1 / (1 - ratio))
     return narrow(wide * scale * mask, data.dtype), mask
-
-
-def _scalar(value: Array, name: str) -> float:
-    if value.size != 1:
-        raise KernelError(f"{name} must be a scalar (got shape {value.shape})")
-    return float(widen(value).reshape(()))

@@ -22,6 +22,7 @@ from onnxref.dtypes import Array
 from onnxref.errors import KernelError
 from onnxref.registry import Cost, op
 
+from ._checks import check_choice, check_shape
 from ._common import in_float32
 
 Activation = Callable[[Array], Any]
@@ -156,12 +157,6 @@ def _activation(
 # What the three operators share ---------------------------------------------------------------
 
 
-def _check_shape(value: Array, shape: tuple[int, ...], name: str) -> Array:
-    if value.shape != shape:
-        raise KernelError(f"{name} must have shape {shape} (got {value.shape})")
-    return value
-
-
 @dataclass(frozen=True, slots=True)
 class _Layer:
     """The inputs of a node, checked, in the order of layout 0.
@@ -202,8 +197,7 @@ class _Layer:
     ) -> _Layer:
         if direction not in _REVERSE:
             raise KernelError(f"direction must be forward, reverse or bidirectional (got {direction!r})")
-        if layout not in (0, 1):
-            raise KernelError(f"layout must be 0 or 1 (got {layout})")
+        check_choice(layout, (0, 1), "layout")
         if x.ndim != 3 or r.ndim != 3:
             raise KernelError(f"X and R must have 3 dimensions (got {x.ndim} and {r.ndim})")
         reverse = _REVERSE[direction]
@@ -213,10 +207,10 @@ class _Layer:
         time_first = x.transpose(1, 0, 2) if layout else x
         steps, batch, inputs = time_first.shape
         rows = gates * hidden
-        _check_shape(w, (directions, rows, inputs), "W")
-        _check_shape(r, (directions, rows, hidden), "R")
+        check_shape(w, (directions, rows, inputs), "W")
+        check_shape(r, (directions, rows, hidden), "R")
         bias = np.zeros((directions, 2 * rows), x.dtype) if b is None else b
-        _check_shape(bias, (directions, 2 * rows), "B")
+        check_shape(bias, (directions, 2 * rows), "B")
         return cls(
             time_first,
             w,
@@ -251,7 +245,7 @@ class _Layer:
 def _lengths(sequence_lens: Array | None, steps: int, batch: int) -> Array | None:
     if sequence_lens is None:
         return None
-    _check_shape(sequence_lens, (batch,), "sequence_lens")
+    check_shape(sequence_lens, (batch,), "sequence_lens")
     if ((sequence_lens < 0) | (sequence_lens > steps)).any():
         raise KernelError(f"sequence_lens must be in [0, {steps}] (got {sequence_lens.tolist()[:16]})")
     return None if (sequence_lens == steps).all() else sequence_lens
@@ -264,7 +258,7 @@ def _initial(
     if state is None:
         return np.zeros(shape, x.dtype)
     directions, batch, hidden = shape
-    _check_shape(state, (batch, directions, hidden) if batch_first else shape, name)
+    check_shape(state, (batch, directions, hidden) if batch_first else shape, name)
     return state.transpose(1, 0, 2) if batch_first else state
 
 
@@ -521,7 +515,7 @@ def lstm(
     count, batch, hidden = shape = layer.h.shape
     cells = _initial(initial_c, shape, bool(layout), x, "initial_c").copy()
     if p is not None:
-        _check_shape(p, (count, 3 * hidden), "P")
+        check_shape(p, (count, 3 * hidden), "P")
     names = ("Sigmoid", "Tanh", "Tanh") * count if activations is None else activations
     functions = _bind_activations(names, activation_alpha, activation_beta, clip, 3 * count)
     steps = []

@@ -1,7 +1,7 @@
 """Reductions along axes (sums, products, extremes, norms, log-sum-exp), arg-extremes, cumulative sums.
 
 All Reduce operators share one factory: up to version 11 or 13 the axes are an attribute, later an
-input. `to_integers` is also for other families that leave the reals.
+input.
 """
 
 from __future__ import annotations
@@ -16,22 +16,12 @@ from onnxref.dtypes import Array, DType
 from onnxref.errors import KernelError
 from onnxref.registry import Cost, op
 
-from ._common import in_float32, int_list, narrow, normalize_axes, normalize_axis, widen
+from ._checks import int_vector, normalize_axes, normalize_axis, scalar
+from ._common import in_float32, narrow, to_integers, widen
 
 Axes = tuple[int, ...]
 # (data, axes, keepdims) -> reduced; `data` is never narrower than float32 where it is a float.
 Reduce = Callable[[Array, Axes, bool], Any]
-
-
-def to_integers(x: Array, dtype: DType) -> Array:
-    """Return real numbers as integers, toward zero; what is out of range saturates and NaN gives 0."""
-    info = np.iinfo(dtype)
-    # In float64 the largest 64-bit integers round up, out of the type: hence `<` and not `<=`.
-    low, high = float(info.min), float(info.max)
-    y = np.where((x > low) & (x < high), x, 0).astype(dtype)
-    y[x <= low] = info.min
-    y[x >= high] = info.max
-    return y
 
 
 def _fold(ufunc: np.ufunc, data: Array, axes: Axes, keepdims: bool, **options: Any) -> Any:
@@ -172,11 +162,7 @@ def _register(name: str, reduction: _Reduction) -> None:
 
 
 def _axes_list(axes: Array | None) -> list[int]:
-    if axes is None:
-        return []
-    if axes.ndim > 1:
-        raise KernelError(f"axes must be 1-D (got shape {axes.shape})")
-    return int_list(axes)
+    return [] if axes is None else int_vector(axes, "axes")
 
 
 for _name, _reduction in _REDUCTIONS.items():
@@ -239,9 +225,7 @@ def cum_prod(x: Array, axis: Array, *, exclusive: int = 0, reverse: int = 0) -> 
 
 def _accumulate(ufunc: np.ufunc, x: Array, axis: Array, exclusive: int, reverse: int) -> Array:
     # The schema wants a 0-D axis; exporters also write one element of shape (1,).
-    if axis.size != 1:
-        raise KernelError(f"axis must have one element (got shape {axis.shape})")
-    along = normalize_axis(int(axis.item()), x.ndim)
+    along = normalize_axis(scalar(axis, "axis"), x.ndim)
     y = np.empty(x.shape, x.dtype)
     # Views that have the axis in front, in the order of summation.
     order = slice(None, None, -1 if reverse else 1)

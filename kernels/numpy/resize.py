@@ -13,11 +13,11 @@ from onnxref.dtypes import Array
 from onnxref.errors import KernelError
 from onnxref.registry import Cost, op
 
-from ._common import int_list, narrow, widen
+from ._checks import check_choice, check_shape, int_vector
+from ._common import narrow, widen, zeros
 from ._interpolation import (
     Axis,
     Filter,
-    check_choice,
     from_float,
     plan_axes,
     resample,
@@ -40,6 +40,22 @@ _POSITIONS_19 = (*_POSITIONS_13, "half_pixel_symmetric")
 
 
 # ------------------------------------------------------------------ Resize, Upsample
+
+
+def _resize(
+    x: Array,
+    roi: Array | None,
+    scales: Array | None,
+    sizes: Array | None,
+    how: Filter,
+    known_positions: Sequence[str],
+    axes: tuple[int, ...] | None = None,
+    policy: str = "stretch",
+) -> Array:
+    cropping = how.positions == "tf_crop_and_resize"
+    plan = plan_axes(x, roi, scales, sizes, axes=axes, policy=policy, cropping=cropping)
+    _check_filter(how, known_positions, plan)
+    return resample(x, plan, how)
 
 
 def _check_filter(how: Filter, known_positions: Sequence[str], plan: list[Axis]) -> None:
@@ -95,9 +111,7 @@ def resize_11(
         bool(exclude_outside),
         extrapolation_value,
     )
-    plan = plan_axes(x, roi, scales, sizes, cropping=how.positions == "tf_crop_and_resize")
-    _check_filter(how, _POSITIONS_11, plan)
-    return resample(x, plan, how)
+    return _resize(x, roi, scales, sizes, how, _POSITIONS_11)
 
 
 @op("Resize", since=13, cost=_resize_cost)
@@ -123,9 +137,7 @@ def resize_13(
         bool(exclude_outside),
         extrapolation_value,
     )
-    plan = plan_axes(x, roi, scales, sizes, cropping=how.positions == "tf_crop_and_resize")
-    _check_filter(how, _POSITIONS_13, plan)
-    return resample(x, plan, how)
+    return _resize(x, roi, scales, sizes, how, _POSITIONS_13)
 
 
 def _make_resize_18(known_positions: Sequence[str]) -> Callable[..., Array]:
@@ -157,10 +169,7 @@ def _make_resize_18(known_positions: Sequence[str]) -> Callable[..., Array]:
             extrapolation_value,
             bool(antialias),
         )
-        cropping = how.positions == "tf_crop_and_resize"
-        plan = plan_axes(x, roi, scales, sizes, axes=axes, policy=keep_aspect_ratio_policy, cropping=cropping)
-        _check_filter(how, known_positions, plan)
-        return resample(x, plan, how)
+        return _resize(x, roi, scales, sizes, how, known_positions, axes, keep_aspect_ratio_policy)
 
     return resize_18
 
@@ -282,8 +291,7 @@ def _grid_sample(x: Array, grid: Array, how: Filter, padding: str, align_corners
     rank = len(spatial)
     # One row of channels per pixel, and a last row of zeros for everything outside.
     pixels = np.moveaxis(x, 1, -1).reshape(-1, channels)
-    blank = np.full((1, channels), "", object) if x.dtype == object else np.zeros((1, channels), x.dtype)
-    pixels = np.concatenate([pixels, blank])
+    pixels = np.concatenate([pixels, zeros((1, channels), x.dtype)])
     axes = [
         # The grid's vectors list coordinates from the innermost axis to the outermost.
         _grid_taps(grid[..., rank - 1 - d], spatial[d], how, padding, align_corners)
@@ -371,12 +379,11 @@ def grid_sample(
 
 def _affine_shape(theta: Array, size: Array) -> list[int]:
     """Return [N, spatial sizes ..., number of spatial axes]."""
-    wanted = int_list(size)
+    wanted = int_vector(size, "size")
     rank = len(wanted) - 2
-    if size.ndim != 1 or rank not in (2, 3) or min(wanted) < 0:
+    if rank not in (2, 3) or min(wanted) < 0:
         raise KernelError(f"size must be (N, C, H, W) or (N, C, D, H, W), none negative (got {wanted})")
-    if theta.shape != (wanted[0], rank, rank + 1):
-        raise KernelError(f"theta must have shape {(wanted[0], rank, rank + 1)} (got {theta.shape})")
+    check_shape(theta, (wanted[0], rank, rank + 1), "theta")
     return [wanted[0], *wanted[2:], rank]
 
 

@@ -10,8 +10,7 @@ from onnxref.dtypes import Array
 from onnxref.errors import KernelError
 from onnxref.registry import Context, op
 
-from ._common import normalize_axis
-from .shape import scalar_int
+from ._checks import check_choice, normalize_axis, one_element, scalar_int
 
 
 def _sort_keys(x: Array) -> Array:
@@ -149,8 +148,7 @@ def unique(x: Array, *, axis: int | None = None, sorted: int = 1) -> tuple[Array
 
     All NaN are one value, greater than any other; -0 and +0 are one value.
     """
-    if sorted not in (0, 1):
-        raise KernelError(f"sorted must be 0 or 1 (got {sorted})")
+    check_choice(sorted, (0, 1), "sorted")
     source = x.reshape(-1) if axis is None else x
     at = 0 if axis is None else normalize_axis(axis, x.ndim)
     n = source.shape[at]
@@ -164,8 +162,7 @@ def unique(x: Array, *, axis: int | None = None, sorted: int = 1) -> tuple[Array
 
 def _corners(boxes: Array, center_point_box: int) -> Array:
     """Return boxes (..., 4) as lower and upper corner: two coordinates, then two."""
-    if center_point_box not in (0, 1):
-        raise KernelError(f"center_point_box must be 0 or 1 (got {center_point_box})")
+    check_choice(center_point_box, (0, 1), "center_point_box")
     one, two = boxes[..., :2], boxes[..., 2:]
     if center_point_box:
         return np.concatenate([one - two / 2, one + two / 2], axis=-1)
@@ -210,10 +207,9 @@ def non_max_suppression(
         raise KernelError(
             f"boxes and scores must be (B, N, 4) and (B, C, N) (got {boxes.shape}, {scores.shape})"
         )
-    for name, x in (("iou_threshold", iou_threshold), ("score_threshold", score_threshold)):
-        if x is not None and x.size != 1:
-            raise KernelError(f"{name} must be a single number (got shape {x.shape})")
-    threshold: Array = np.zeros((), np.float32) if iou_threshold is None else iou_threshold.reshape(())
+    threshold: Array = np.zeros((), np.float32)
+    if iou_threshold is not None:
+        threshold = one_element(iou_threshold, "iou_threshold")
     if not 0 <= threshold <= 1:
         raise KernelError(f"iou_threshold must be in [0, 1] (got {threshold})")
     limit = 0
@@ -226,7 +222,7 @@ def non_max_suppression(
             score = scores[batch, class_]
             order = (-score).argsort(kind="stable")  # NaN last
             if score_threshold is not None:
-                order = order[score[order] >= score_threshold.reshape(())]
+                order = order[score[order] >= one_element(score_threshold, "score_threshold")]
             kept = order[_greedy(corners[batch][order], limit, threshold)]
             found.append(np.column_stack([np.full_like(kept, batch), np.full_like(kept, class_), kept]))
     return np.concatenate(found)

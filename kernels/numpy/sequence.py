@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxref.dtypes import Array, to_numpy
+from onnxref.dtypes import Array
 from onnxref.errors import KernelError
 from onnxref.registry import Body, Context, Cost, op
 
-from ._common import int_list, normalize_axis
+from ._checks import check_choice, element_type, int_vector, normalize_axis, scalar
 
 
 def _check_same_type(tensors: Sequence[Array]) -> None:
@@ -24,9 +24,7 @@ def _check_same_type(tensors: Sequence[Array]) -> None:
 
 def _index(position: Array, first: int, last: int) -> int:
     """Return a position tensor as an int, which must be in [first, last]."""
-    if position.size != 1:
-        raise KernelError(f"position must be a scalar (got shape {position.shape})")
-    index = int(position.item())
+    index = int(scalar(position, "position"))
     if not first <= index <= last:
         raise KernelError(f"position must be in [{first}, {last}] (got {index})")
     return index
@@ -50,10 +48,7 @@ def sequence_construct(*inputs: Array, ctx: Context) -> list[Array]:
 def sequence_empty(*, dtype: int | None = None) -> list[Array]:
     """Return an empty sequence of tensors of type `dtype`, float by default (ONNX SequenceEmpty-11)."""
     if dtype is not None:
-        try:
-            to_numpy(dtype)
-        except ValueError as error:
-            raise KernelError(f"dtype must be an ONNX element type (got {dtype})") from error
+        element_type(dtype, "dtype")
     return []
 
 
@@ -105,8 +100,7 @@ def concat_from_sequence(input_sequence: list[Array], *, axis: int, new_axis: in
     """Concatenate the tensors along `axis`, or stack them along a new one (ONNX ConcatFromSequence-11)."""
     if not input_sequence:
         raise KernelError("input_sequence must not be empty (got no tensor)")
-    if new_axis not in (0, 1):
-        raise KernelError(f"new_axis must be 0 or 1 (got {new_axis})")
+    check_choice(new_axis, (0, 1), "new_axis")
     _check_same_type(input_sequence)
     axis = normalize_axis(axis, input_sequence[0].ndim + new_axis)
     shapes = {tensor.shape for tensor in input_sequence}
@@ -140,7 +134,7 @@ def _edges(split: Array | None, length: int, ctx: Context) -> Sequence[int]:
     if split is not None and split.ndim > 1:
         raise KernelError(f"split must be a scalar or 1-D (got shape {split.shape})")
     if split is not None and split.ndim == 1:
-        sizes = int_list(split)
+        sizes = int_vector(split, "split")
         if min(sizes, default=0) < 0 or sum(sizes) != length:
             raise KernelError(f"split must be sizes that add up to {length} (got {sizes[:20]})")
         ctx.budget.check_sequence(len(sizes))

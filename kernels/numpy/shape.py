@@ -1,6 +1,6 @@
 """Operators that rearrange, repeat, cut or extend a tensor without computing on its elements.
 
-They hold for every element type. The helpers at the top also serve the other data-movement files.
+They hold for every element type.
 """
 
 from __future__ import annotations
@@ -11,53 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from onnxref.dtypes import Array, DType
+from onnxref.dtypes import Array
 from onnxref.errors import KernelError
 from onnxref.registry import Context, Cost, op
 
-from ._common import int_list, normalize_axes, normalize_axis
-
-_MAX_RANK = 64  # NumPy's
-_MAX_BYTES = 2**63 - 1
-
-
-def check_shape(shape: Sequence[int], dtype: DType) -> tuple[int, ...]:
-    """Return `shape` if NumPy can hold a tensor of it, which also restricts tensors without elements."""
-    if len(shape) > _MAX_RANK:
-        raise KernelError(f"rank of the output must be at most {_MAX_RANK} (got {len(shape)})")
-    if math.prod(d for d in shape if d) * dtype.itemsize > _MAX_BYTES:
-        raise KernelError(f"shape of the output must be addressable (got {tuple(shape)})")
-    return tuple(shape)
-
-
-def int_vector(values: Array, name: str) -> list[int]:
-    """Return a 1-D (or 0-d) integer tensor as Python ints."""
-    if values.ndim > 1:
-        raise KernelError(f"{name} must be 1-D (got shape {values.shape})")
-    return int_list(values)
-
-
-def scalar_int(value: Array, name: str) -> int:
-    """Return the only element of a tensor, truncated to an int."""
-    if value.size != 1:
-        raise KernelError(f"{name} must be a single number (got shape {value.shape})")
-    number = value.reshape(()).item()
-    if not math.isfinite(number):
-        raise KernelError(f"{name} must be finite (got {number})")
-    return int(number)
-
-
-def zeros(shape: Sequence[int], dtype: DType) -> Array:
-    """Return a tensor of zeros, False or empty strings.
-
-    float8e8m0 has no zero: all bits clear is 2**-127, its value nearest to zero.
-    """
-    return np.full(shape, "", object) if dtype.kind == "O" else np.zeros(shape, dtype)
-
-
-def row_strides(shape: Sequence[int]) -> list[int]:
-    """Return how many elements lie between neighbours along each axis, in row-major order."""
-    return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+from ._checks import (
+    check_addressable,
+    check_choice,
+    int_vector,
+    normalize_axes,
+    normalize_axis,
+    one_element,
+    scalar_int,
+)
+from ._common import zeros
 
 
 def _check_non_negative(axes: Sequence[int], name: str = "axes") -> None:
@@ -92,7 +59,7 @@ def _reshape(data: Array, shape: Sequence[int], allow_zero: bool) -> Array:
         target[target.index(-1)] = data.size // known
     if math.prod(target) != data.size:
         raise KernelError(f"shape must hold the data's {data.size} elements (got {target})")
-    return data.reshape(check_shape(target, data.dtype))
+    return data.reshape(check_addressable(target, data.dtype))
 
 
 @op("Reshape", since=1)
@@ -144,7 +111,7 @@ def _unsqueeze(data: Array, axes: Sequence[int]) -> Array:
     inserted = set(normalize_axes(axes, rank))
     old = iter(data.shape)
     shape = [1 if axis in inserted else next(old) for axis in range(rank)]
-    return data.reshape(check_shape(shape, data.dtype))
+    return data.reshape(check_addressable(shape, data.dtype))
 
 
 @op("Unsqueeze", since=1)
@@ -226,7 +193,7 @@ def _expand_cost(input: Array, shape: Array) -> Cost:
 @op("Expand", since=(8, 13), cost=_expand_cost)
 def expand(input: Array, shape: Array) -> Array:
     """Broadcast the input and `shape` against each other (ONNX Expand-13)."""
-    return np.broadcast_to(input, check_shape(_expanded_shape(input, shape), input.dtype)).copy()
+    return np.broadcast_to(input, check_addressable(_expanded_shape(input, shape), input.dtype)).copy()
 
 
 def _tiled_shape(input: Array, repeats: Sequence[int]) -> list[int]:
@@ -236,7 +203,7 @@ def _tiled_shape(input: Array, repeats: Sequence[int]) -> list[int]:
 
 
 def _tile(input: Array, repeats: Sequence[int]) -> Array:
-    result = check_shape(_tiled_shape(input, repeats), input.dtype)
+    result = check_addressable(_tiled_shape(input, repeats), input.dtype)
     return np.tile(input, repeats) if math.prod(result) else np.empty(result, input.dtype)
 
 
@@ -416,9 +383,8 @@ def _pad_sources(mode: str, size: int, begin: int, end: int) -> Array:
 
 def _pad(data: Array, widths: _Widths, mode: str, value: Array | float | str, modes: Sequence[str]) -> Array:
     """Crop where the widths are negative, then pad what is left."""
-    if mode not in modes:
-        raise KernelError(f"mode must be one of {', '.join(modes)} (got {mode})")
-    result = check_shape(_padded_shape(data, widths), data.dtype)
+    check_choice(mode, modes, "mode")
+    result = check_addressable(_padded_shape(data, widths), data.dtype)
     inner = data[
         tuple(slice(max(-b, 0), d - max(-e, 0)) for d, (b, e) in zip(data.shape, widths, strict=True))
     ]
@@ -475,9 +441,7 @@ def _pad_inputs(
     mode: str,
     modes: Sequence[str],
 ) -> Array:
-    if constant_value is not None and constant_value.size != 1:
-        raise KernelError(f"constant_value must be a single value (got shape {constant_value.shape})")
-    value = zeros((), data.dtype) if constant_value is None else constant_value.reshape(())
+    value = zeros((), data.dtype) if constant_value is None else one_element(constant_value, "constant_value")
     widths = _pad_widths(data, int_vector(pads, "pads"), None if axes is None else int_vector(axes, "axes"))
     return _pad(data, widths, mode, value, modes)
 
@@ -539,7 +503,7 @@ def _center_crop_pad_cost(input_data: Array, shape: Array, *, axes: Sequence[int
 @op("CenterCropPad", since=18, cost=_center_crop_pad_cost)
 def center_crop_pad(input_data: Array, shape: Array, *, axes: tuple[int, ...] | None = None) -> Array:
     """Cut out or zero-pad around the centre, the odd element at the end (ONNX CenterCropPad-18)."""
-    result = check_shape(_cropped_or_padded_shape(input_data, shape, axes), input_data.dtype)
+    result = check_addressable(_cropped_or_padded_shape(input_data, shape, axes), input_data.dtype)
     source, target = [], []
     for old, new in zip(input_data.shape, result, strict=True):
         kept = min(old, new)
@@ -558,8 +522,7 @@ def _check_blocks(input: Array, blocksize: int, mode: str) -> None:
         raise KernelError(f"input must have shape (N, C, H, W) (got {input.shape})")
     if blocksize < 1:
         raise KernelError(f"blocksize must be positive (got {blocksize})")
-    if mode not in ("DCR", "CRD"):
-        raise KernelError(f"mode must be DCR or CRD (got {mode})")
+    check_choice(mode, ("DCR", "CRD"), "mode")
 
 
 @op("DepthToSpace", since=(1, 11, 13, 28))
@@ -575,7 +538,7 @@ def depth_to_space(input: Array, *, blocksize: int, mode: str = "DCR") -> Array:
         split, order = (n, b, b, c, h, w), (0, 3, 4, 1, 5, 2)
     else:
         split, order = (n, c, b, b, h, w), (0, 1, 4, 2, 5, 3)
-    return input.reshape(check_shape(split, input.dtype)).transpose(order).reshape(n, c, h * b, w * b)
+    return input.reshape(check_addressable(split, input.dtype)).transpose(order).reshape(n, c, h * b, w * b)
 
 
 @op("SpaceToDepth", since=(1, 13, 28))
@@ -586,7 +549,7 @@ def space_to_depth(input: Array, *, blocksize: int, mode: str = "DCR") -> Array:
     b = blocksize
     if h % b or w % b:
         raise KernelError(f"height and width must be multiples of blocksize, {b} (got {h}, {w})")
-    split = check_shape((n, c, h // b, b, w // b, b), input.dtype)
+    split = check_addressable((n, c, h // b, b, w // b, b), input.dtype)
     order = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
     return input.reshape(split).transpose(order).reshape(n, c * b * b, h // b, w // b)
 

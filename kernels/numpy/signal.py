@@ -11,37 +11,26 @@ from typing import Any
 
 import numpy as np
 
-from onnxref.dtypes import Array, DType, ElementType, to_numpy
+from onnxref.dtypes import Array, DType, to_numpy
 from onnxref.errors import KernelError
 from onnxref.registry import Cost, op
 
-from ._common import in_float32, normalize_axis
+from ._checks import FLOAT_TYPES, INTEGER_TYPES, element_type, normalize_axis, scalar
+from ._common import in_float32
 
-_E = ElementType
-_OUTPUT_TYPES = frozenset(
-    (
-        *(_E.UINT8, _E.UINT16, _E.UINT32, _E.UINT64, _E.INT8, _E.INT16, _E.INT32, _E.INT64),
-        *(_E.FLOAT16, _E.FLOAT, _E.DOUBLE, _E.BFLOAT16),
-    )
-)
+_OUTPUT_TYPES = (*INTEGER_TYPES, *FLOAT_TYPES)
 
 
-def _scalar(values: Array, name: str, smallest: int) -> int:
+def _int_input(values: Array, name: str, smallest: int) -> int:
     """Return an integer scalar input; it must be at least `smallest`."""
-    if values.size != 1:
-        raise KernelError(f"{name} must be a scalar (got shape {values.shape})")
-    value = int(values.reshape(()))
+    value = int(scalar(values, name))
     if value < smallest:
         raise KernelError(f"{name} must be >= {smallest} (got {value})")
     return value
 
 
 def _output_dtype(output_datatype: int) -> DType:
-    if output_datatype not in _OUTPUT_TYPES:
-        raise KernelError(
-            f"output_datatype must be an integer, float or bfloat16 type of ONNX (got {output_datatype})"
-        )
-    return to_numpy(output_datatype)
+    return to_numpy(element_type(output_datatype, "output_datatype", _OUTPUT_TYPES))
 
 
 def _as_complex(x: Array) -> Array:
@@ -76,7 +65,7 @@ def _dft_plan(
         raise KernelError(f"input must be {kind} for onesided=1 and inverse={inverse} (got shape {x.shape})")
     length = x.shape[axis]
     if dft_length is not None:
-        points = _scalar(dft_length, "dft_length", 1)
+        points = _int_input(dft_length, "dft_length", 1)
     else:
         points = 2 * (length - 1) if onesided and inverse else length
     if points < 1:
@@ -126,7 +115,7 @@ def dft_17(
 
 
 def _axis_input(axis: Array | None) -> int:
-    return -2 if axis is None else _scalar(axis, "axis", -(2**63))
+    return -2 if axis is None else _int_input(axis, "axis", -(2**63))
 
 
 def _dft_20_cost(
@@ -168,9 +157,9 @@ def _stft_plan(
     if window is not None and window.ndim != 1:
         raise KernelError(f"window must have rank 1 (got shape {window.shape})")
     batch, length, _ = signal.shape
-    step = _scalar(frame_step, "frame_step", 1)
+    step = _int_input(frame_step, "frame_step", 1)
     if frame_length is not None:
-        size = _scalar(frame_length, "frame_length", 1)
+        size = _int_input(frame_length, "frame_length", 1)
     else:
         size = length if window is None else len(window)
     if window is not None and len(window) != size:
@@ -220,7 +209,7 @@ def stft(
 
 
 def _window_cost(size: Array, *, output_datatype: int = 1, periodic: int = 1) -> Cost:
-    length = _scalar(size, "size", 0)
+    length = _int_input(size, "size", 0)
     return Cost(length * _output_dtype(output_datatype).itemsize, 40 * length)
 
 
@@ -229,7 +218,7 @@ def _register_window(op_type: str, a0: float, a1: float, a2: float) -> None:
 
     def window(size: Array, *, output_datatype: int = 1, periodic: int = 1) -> Array:
         """Return a window of `size` points (ONNX BlackmanWindow-17, HammingWindow-17, HannWindow-17)."""
-        length = _scalar(size, "size", 0)
+        length = _int_input(size, "size", 0)
         dtype = _output_dtype(output_datatype)
         # In float64, although the function bodies use float32: output_datatype may be double. A
         # symmetric window of one point is 0 / 0, a NaN, as in the bodies.
@@ -252,7 +241,7 @@ _register_window("BlackmanWindow", 0.42, 0.5, 0.08)
 
 
 def _mel_shape(num_mel_bins: Array, dft_length: Array) -> tuple[int, int]:
-    return _scalar(dft_length, "dft_length", 0) // 2 + 1, _scalar(num_mel_bins, "num_mel_bins", 0)
+    return _int_input(dft_length, "dft_length", 0) // 2 + 1, _int_input(num_mel_bins, "num_mel_bins", 0)
 
 
 def _mel_cost(
@@ -283,7 +272,7 @@ def mel_weight_matrix(
     """Return mel filters (dft_length // 2 + 1, num_mel_bins), one a column (ONNX MelWeightMatrix-17)."""
     dtype = _output_dtype(output_datatype)
     bins, bands = _mel_shape(num_mel_bins, dft_length)
-    rate = _scalar(sample_rate, "sample_rate", 1)
+    rate = _int_input(sample_rate, "sample_rate", 1)
     low, high = (_mel(edge) for edge in (lower_edge_hertz, upper_edge_hertz))
     if not 0 <= low <= high < math.inf:
         raise KernelError(
@@ -301,9 +290,7 @@ def mel_weight_matrix(
 
 def _mel(hertz: Array) -> float:
     """mel(f) = 2595 * log10(1 + f / 700)"""
-    if hertz.size != 1:
-        raise KernelError(f"lower_edge_hertz and upper_edge_hertz must be scalars (got shape {hertz.shape})")
-    value = float(hertz.reshape(()))
+    value = float(scalar(hertz, "lower_edge_hertz and upper_edge_hertz"))
     return 2595.0 * math.log10(1.0 + value / 700.0) if value >= 0 else math.nan
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,14 +12,9 @@ from onnxref.dtypes import Array
 from onnxref.errors import KernelError, MissingDependencyError
 from onnxref.registry import Context, Cost, op
 
+from ._checks import broadcast_shape, check_choice
+
 _REFERENCE_BYTES = 8  # what a string tensor holds per element
-
-
-def _strings(values: Iterable[str], shape: tuple[int, ...]) -> Array:
-    """Return a string tensor of these values in row-major order."""
-    result = np.empty(math.prod(shape), object)
-    result[:] = list(values)
-    return result.reshape(shape)
 
 
 # ------------------------------------------------------------------ StringNormalizer
@@ -54,8 +49,7 @@ def string_normalizer(
     """Drop stop words from (C,) or (1, C), then change case (ONNX StringNormalizer-10)."""
     if x.ndim not in (1, 2) or (x.ndim == 2 and x.shape[0] != 1):
         raise KernelError(f"X must have shape (C,) or (1, C) (got {x.shape})")
-    if case_change_action not in ("NONE", "LOWER", "UPPER"):
-        raise KernelError(f"case_change_action must be NONE, LOWER or UPPER (got {case_change_action!r})")
+    check_choice(case_change_action, ("NONE", "LOWER", "UPPER"), "case_change_action")
     words = x.ravel().tolist()
     if is_case_sensitive:
         unwanted = set(stopwords or ())
@@ -68,29 +62,22 @@ def string_normalizer(
     elif case_change_action == "UPPER":
         words = [_upper(w, locale) for w in words]
     words = words or [""]
-    return _strings(words, (len(words),) if x.ndim == 1 else (1, len(words)))
+    return np.array(words, object).reshape(x.shape[:-1] + (len(words),))
 
 
 # ------------------------------------------------------------------ StringConcat, StringSplit
 
 
-def _concat_shape(x: Array, y: Array) -> tuple[int, ...]:
-    try:
-        return np.broadcast_shapes(x.shape, y.shape)
-    except ValueError:
-        raise KernelError(f"X and Y must broadcast together (got shapes {x.shape} and {y.shape})") from None
-
-
 def _concat_cost(x: Array, y: Array) -> Cost:
-    return Cost(math.prod(_concat_shape(x, y)) * _REFERENCE_BYTES)
+    return Cost(math.prod(broadcast_shape(x.shape, y.shape, names="X and Y")) * _REFERENCE_BYTES)
 
 
 @op("StringConcat", since=20, cost=_concat_cost)
 def string_concat(x: Array, y: Array, *, ctx: Context) -> Array:
     """Concatenate elementwise, with broadcasting (ONNX StringConcat-20)."""
-    shape = _concat_shape(x, y)
+    shape = broadcast_shape(x.shape, y.shape, names="X and Y")
     size = math.prod(shape)
-    if size > max(x.size, y.size):  # only broadcasting makes more text than there was
+    if size:
         wanted = sum(sum(map(len, part.flat)) * (size // part.size) for part in (x, y))
         ctx.budget.check_strings(wanted)
     result = np.empty(shape, object)
@@ -195,6 +182,8 @@ def _spans(
     counts: Sequence[int], n_items: int, shortest: int, longest: int
 ) -> tuple[dict[int, tuple[int, int, int]], int]:
     """Return {n: (first item, first n-gram, how many n-grams)} for the lengths asked for, and their total."""
+    if not counts:
+        raise KernelError("ngram_counts must not be empty (got no offset)")
     spans = {}
     n_grams = 0
     for n, (start, end) in enumerate(zip(counts, (*counts[1:], n_items), strict=True), start=1):
@@ -231,8 +220,7 @@ def _prepare_tfidf(
     pool_strings: tuple[str, ...] | None = None,
     weights: tuple[float, ...] | None = None,
 ) -> _Pool:
-    if mode not in ("TF", "IDF", "TFIDF"):
-        raise KernelError(f"mode must be TF, IDF or TFIDF (got {mode!r})")
+    check_choice(mode, ("TF", "IDF", "TFIDF"), "mode")
     if not 1 <= min_gram_length <= max_gram_length:
         raise KernelError(f"min_gram_length must be in [1, {max_gram_length}] (got {min_gram_length})")
     if max_skip_count < 0:

@@ -14,17 +14,19 @@ from onnxref.dtypes import Array
 from onnxref.errors import KernelError
 from onnxref.registry import TRAINING, op
 
+from ._checks import check_choice, scalar
 from ._common import narrow
+
+# Attributes are float32, and so are their defaults: it shows where the tensors are float64.
+_EPSILON, _ALPHA, _BETA = (float(np.float32(x)) for x in (1e-6, 0.9, 0.999))
 
 # (x, gradient, *accumulators) -> (new x, *new accumulators)
 Step = Callable[..., tuple[Array, ...]]
 
 
-def _scalar(value: Array, name: str) -> np.float64:
+def _float64(value: Array, name: str) -> np.float64:
     # NumPy's float64 and not Python's float: dividing it by zero or overflowing gives inf or NaN.
-    if value.size != 1:
-        raise KernelError(f"{name} must be a scalar (got shape {value.shape})")
-    return np.float64(value.item())
+    return np.float64(scalar(value, name))
 
 
 def _for_each(step: Step, groups: int, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -51,11 +53,11 @@ def adagrad(
     t: Array,
     *inputs: Array,
     decay_factor: float = 0.0,
-    epsilon: float = 1e-6,
+    epsilon: float = _EPSILON,
     norm_coefficient: float = 0.0,
 ) -> tuple[Array, ...]:
     """One step with the accumulated squared gradient H; inputs X.., G.., H.. (ONNX Adagrad-1)."""
-    rate = float(_scalar(r, "R") / (1 + _scalar(t, "T") * decay_factor))
+    rate = float(_float64(r, "R") / (1 + _float64(t, "T") * decay_factor))
 
     def step(x: Array, g: Array, h: Array) -> tuple[Array, ...]:
         g = norm_coefficient * x + g
@@ -70,14 +72,14 @@ def adam(
     r: Array,
     t: Array,
     *inputs: Array,
-    alpha: float = 0.9,
-    beta: float = 0.999,
-    epsilon: float = 1e-6,
+    alpha: float = _ALPHA,
+    beta: float = _BETA,
+    epsilon: float = _EPSILON,
     norm_coefficient: float = 0.0,
     norm_coefficient_post: float = 0.0,
 ) -> tuple[Array, ...]:
     """One step with averaged gradient V and squared gradient H; inputs X.., G.., V.., H.. (ONNX Adam-1)."""
-    adjusted, count = _scalar(r, "R"), _scalar(t, "T")
+    adjusted, count = _float64(r, "R"), _float64(t, "T")
     if count > 0:
         adjusted = adjusted * np.sqrt(1 - np.float64(beta) ** count) / (1 - np.float64(alpha) ** count)
     rate = float(adjusted)
@@ -103,10 +105,9 @@ def momentum(
     norm_coefficient: float,
 ) -> tuple[Array, ...]:
     """One step with momentum V, standard or Nesterov's; inputs X.., G.., V.. (ONNX Momentum-1)."""
-    if mode not in ("standard", "nesterov"):
-        raise KernelError(f"mode must be 'standard' or 'nesterov' (got {mode!r})")
-    rate = float(_scalar(r, "R"))
-    scale = beta if _scalar(t, "T") > 0 else 1.0
+    check_choice(mode, ("standard", "nesterov"), "mode")
+    rate = float(_float64(r, "R"))
+    scale = beta if _float64(t, "T") > 0 else 1.0
 
     def step(x: Array, g: Array, v: Array) -> tuple[Array, ...]:
         g = norm_coefficient * x + g

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from .. import __version__
+from ..conformance.cli import app as conformance
 from ..errors import OnnxRefError
 from ..limits import DEFAULT, TRUSTED, UNTRUSTED, Limits
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(conformance, name="conformance")
 errors = Console(stderr=True)
 
 
@@ -48,7 +50,7 @@ def reported_errors() -> Iterator[None]:
         yield
     except OnnxRefError as error:
         errors.print(f"[bold red]{type(error).__name__}[/]:", end=" ")
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        errors.print(" ".join(str(error).split()), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 
 

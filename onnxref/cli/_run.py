@@ -36,7 +36,8 @@ def run_command(
     started = time.perf_counter()
     session = InferenceSession(model, backend=backend, limits=limits)
     loaded = time.perf_counter()
-    feeds = read_sources(inputs, session.graph.inputs, parse_dims(dims), seed)
+    graph = session.graph
+    feeds = read_sources(inputs, graph.inputs, graph.required_inputs, parse_dims(dims), seed)
     values, seconds = _run_with_progress(session, outputs, feeds)
     if save is not None:
         _save(save, values)
@@ -65,7 +66,9 @@ def _run_with_progress(
     session: InferenceSession, outputs: Sequence[str] | None, feeds: Mapping[str, Any]
 ) -> tuple[dict[str, Any], float]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    # In a file or a pipe the bar would leave an empty line behind.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("nodes", total=len(session.graph.nodes))
 
         def observe(node: Node, inputs: Sequence[Any], results: Sequence[Any]) -> None:

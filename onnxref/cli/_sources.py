@@ -21,7 +21,11 @@ _IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def read_sources(
-    sources: Sequence[str], declared: Sequence[Value], dims: Mapping[str, int], seed: int
+    sources: Sequence[str],
+    declared: Sequence[Value],
+    required: Sequence[Value],
+    dims: Mapping[str, int],
+    seed: int,
 ) -> dict[str, Any]:
     """Return values by input name.
 
@@ -29,6 +33,7 @@ def read_sources(
         sources: `NAME=SOURCE`, or `SOURCE` alone for a model with one input, or for a `.npz` file that
             has an array for every input it is to give.
         declared: the model's inputs.
+        required: those of them that have no default.
         dims: sizes of named dimensions, for random inputs.
         seed: seed of random inputs.
 
@@ -42,12 +47,13 @@ def read_sources(
         name, _, text = source.partition("=")
         if name not in by_name:
             if Path(source).suffix == ".npz" and Path(source).exists():
-                feeds.update({k: v for k, v in _read_npz(Path(source)).items() if k in by_name})
+                arrays = _read_npz(Path(source))
+                feeds.update({k: _restore(v, by_name[k]) for k, v in arrays.items() if k in by_name})
                 continue
-            if len(by_name) != 1 or (text and not name.startswith(("[", "{"))):
+            if len(required) != 1 or (text and not name.startswith(("[", "{"))):
                 known = ", ".join(by_name) or "none"
                 raise InputError(f"--input {source!r} names no input of the model (it has: {known})")
-            name, text = next(iter(by_name)), source
+            name, text = required[0].name, source
         feeds[name] = _read_source(text, by_name[name], dims, rng)
     return feeds
 
@@ -71,9 +77,9 @@ def _read_source(text: str, value: Value, dims: Mapping[str, int], rng: np.rando
     try:
         match path.suffix.lower():
             case ".npy":
-                return np.load(path, allow_pickle=False)
+                return _restore(np.load(path, allow_pickle=False), value)
             case ".npz":
-                return _pick(_read_npz(path), value.name, where)
+                return _restore(_pick(_read_npz(path), value.name, where), value)
             case ".pb":
                 return read_value_file(path, value.type)
             case ".json":
@@ -82,7 +88,7 @@ def _read_source(text: str, value: Value, dims: Mapping[str, int], rng: np.rando
                 return _read_image(path, value)
             case _:
                 return _from_json(text, where)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, OnnxRefError):
             raise
         raise InputError(f"{where} cannot be read: {error}") from error
@@ -98,8 +104,19 @@ def _from_json(text: str, where: str) -> Any:
 
 
 def _read_npz(path: Path) -> dict[str, Array]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{str(path)!r} is not an .npz file of arrays: {error}") from error
+
+
+def _restore(array: Array, value: Value) -> Array:
+    """Give the bytes of a bfloat16 array and the like their type back, which NumPy's format loses."""
+    if array.dtype.kind != "V" or not isinstance(value.type, TensorType) or not value.type.element:
+        return array
+    dtype = dtypes.to_numpy(value.type.element)
+    return array.view(dtype) if dtype.kind == "V" and dtype.itemsize == array.itemsize else array
 
 
 def _pick(arrays: Mapping[str, Array], name: str, where: str) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,11 +52,14 @@ def _describe_array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
         found["nan"] = int(np.isnan(wide).sum())
         found["inf"] = int(np.isinf(wide).sum())
         if finite.size:
-            found |= {"min": float(finite.min()), "max": float(finite.max()), "mean": float(finite.mean())}
+            mean = np.mean(finite, dtype=np.longdouble)  # a sum of float64 values may overflow
+            found |= {"min": float(finite.min()), "max": float(finite.max()), "mean": float(mean)}
     return found
 
 
 def _plain(item: Any) -> Any:
+    if isinstance(item, float) and not math.isfinite(item):
+        return str(item)  # JSON has no such numbers
     if isinstance(item, (str, bool, int, float)) or item is None:
         return item
     if isinstance(item, np.ndarray):
@@ -64,7 +68,7 @@ def _plain(item: Any) -> Any:
         return str(item)
     if isinstance(item, np.generic) and item.dtype.kind in "iub":
         return item.item()
-    return float(item) if not isinstance(item, (list, dict)) else str(item)
+    return _plain(float(item)) if not isinstance(item, (list, dict)) else str(item)
 
 
 def number(value: Any) -> str:

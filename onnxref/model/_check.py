@@ -132,12 +132,17 @@ def _check_calls(model: Model, limits: Limits) -> None:
             chain = " -> ".join(f"{d}:{n}" for d, n, _ in [*path[path.index(key) :], key])
             raise InvalidGraphError(f"functions call each other in a circle: {chain}")
         if key not in depth:
-            if limits.depth is not None and len(path) >= limits.depth:
-                raise ResourceLimitError(f"limit 'depth' is {limits.depth}: functions nest deeper")
+            check_depth(len(path) + 1)
             path.append(key)
             depth[key] = 1 + max((visit(inner) for inner in calls[key]), default=0)
             path.pop()
+        # What lies below was perhaps visited before, on a shorter path.
+        check_depth(len(path) + depth[key])
         return depth[key]
+
+    def check_depth(reached: int) -> None:
+        if limits.depth is not None and reached > limits.depth:
+            raise ResourceLimitError(f"limit 'depth' is {limits.depth}: functions nest deeper")
 
     for key in calls:
         visit(key)

@@ -81,4 +81,8 @@ def _optional(message: onnx.OptionalProto) -> Any:
         kinds.OPTIONAL: "optional_value",
     }
     field = fields.get(message.elem_type)
-    return None if field is None else decode_value(getattr(message, field))
+    # Releases up to 1.10 wrote an empty optional as one that holds a tensor without a type.
+    untyped = message.elem_type == kinds.TENSOR and not message.tensor_value.data_type
+    if field is None or untyped:
+        return None
+    return decode_value(getattr(message, field))

@@ -8,7 +8,8 @@ function becomes a step whose body is the function's plan, with the call's attri
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,21 +18,23 @@ import numpy as np
 from .. import registry, schema
 from ..errors import InvalidAttributeError, InvalidGraphError, KernelError, OutputError, TypeMismatchError
 from ..graph import (
-    AttributeReference,
     Function,
     Graph,
     Model,
     Node,
+    SparseTensor,
     Value,
     names_used,
+    subgraphs,
     type_string,
 )
 from ..limits import DEFAULT, Budget, Limits
 from ..registry import Body, Context, Operator
 from ._check import check_against_schema, check_against_signature
-from ._gradient import expand_gradients
-from ._steps import NO_SLOT, Plan, Step
+from ._functions import bind_attributes, check_call, function_graph
+from ._steps import NO_SLOT, Plan, Step, memory_owner, read_only
 from ._types import TypeRule, value_type_string
+from .gradient import expand_gradients
 
 
 def build_plan(
@@ -48,7 +51,7 @@ def build_plan(
         OutputError: an output is not a value of the graph.
     """
     shared = _Shared(model, backend, Budget(limits))
-    graph = expand_gradients(model.graph)
+    graph = model.graph
     if outputs is not None:
         graph = replace(graph, outputs=tuple(_find_output(graph, name) for name in outputs))
     return _Builder(graph, shared, parent=None).build()
@@ -71,14 +74,17 @@ class _Shared:
         self.model = model
         self.backend = backend
         self.budget = budget
+        self.gradients = Budget(budget.limits)  # counts the nodes that derivatives are made of
         self.function_plans: dict[Any, Plan] = {}
 
 
 class _Builder:
     """Builds the plan of one graph."""
 
-    def __init__(self, graph: Graph, shared: _Shared, parent: _Builder | None) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, shared: _Shared, parent: _Builder | None, depth: int = 0) -> None:
+        shared.budget.check_depth(depth)
+        self.depth = depth
+        self.graph = expand_gradients(graph, shared.model.functions, shared.gradients)
         self.shared = shared
         self.parent = parent
         self.slots: dict[str, int] = {}
@@ -96,6 +102,7 @@ class _Builder:
         needed = _needed_nodes(graph)
         used = _used_names(needed, graph)
         for name, array in graph.initializers.items():
+            self.types[name] = value_type_string(array)
             if name in used or name in self.slots:
                 self.add_constant(name, array)
         for node in graph.nodes:
@@ -113,9 +120,22 @@ class _Builder:
             output_slots=output_slots,
             captures=tuple(self.captures),
             template=self.template,
-            constant_slots=frozenset(self.constants),
+            constant_memory=self.constant_memory(),
             steps=self.steps,
         )
+
+    def check(self) -> None:
+        """Check the nodes of a graph that is not going to be run."""
+        self.types.update((value.name, type_string(value.type)) for value in self.graph.inputs)
+        self.types.update((name, value_type_string(a)) for name, a in self.graph.initializers.items())
+        for node in self.graph.nodes:
+            self.add_node(node, set(), run=False)
+        self.check_output_types()
+
+    def constant_memory(self) -> frozenset[int]:
+        own = (id(memory_owner(self.template[slot])) for slot in self.constants)
+        inner = (body.constant_memory for step in self.steps for body in step.bodies.values())
+        return frozenset(own).union(*inner)
 
     def new_slot(self, name: str) -> int:
         self.template.append(None)
@@ -148,17 +168,22 @@ class _Builder:
         self.shared.budget.add_node()
         function = self.shared.model.functions.get((node.domain, node.op_type, node.overload))
         if function is not None:
-            _check_call(node, function)
-            step = self.function_step(node, function) if run else None
+            check_call(node, function)
+            if not run:
+                self.function_plan(node, function)
+                return
+            step = self.function_step(node, function)
         else:
             operator = registry.find(node.domain, node.op_type, node.opset, self.shared.backend)
             rule = self.check_node(node, operator)
-            step = self.operator_step(node, operator, rule) if run else None
-        if step is None:
-            return
-        if node.op_type == "Constant" and not node.domain and function is None:
-            self.add_constant(node.outputs[0], _evaluate(step))
-            return
+            if node.op_type == "Constant" and not node.domain:
+                self.add_constant(node.outputs[0], _evaluate(self.operator_step(node, operator, rule)))
+                return
+            if not run:
+                for body in subgraphs(node).values():
+                    _Builder(body, self.shared, self, self.depth + 1).check()
+                return
+            step = self.operator_step(node, operator, rule)
         step.outputs = tuple(self.new_slot(n) if n in used else NO_SLOT for n in node.outputs)
         self.steps.append(step)
 
@@ -182,7 +207,7 @@ class _Builder:
         values = {k: v for k, v in node.attributes.items() if not isinstance(v, Graph)}
         return Step(
             node=node,
-            kernel=operator.kernel,
+            kernel=_shielded(operator.kernel) if operator.user_defined else operator.kernel,
             arguments=_arguments(node, operator, values),
             inputs=tuple(self.slot_of(name) for name in node.inputs),
             outputs=(),
@@ -194,7 +219,7 @@ class _Builder:
         )
 
     def body_plan(self, graph: Graph) -> Plan:
-        return _Builder(graph, self.shared, parent=self).build()
+        return _Builder(graph, self.shared, self, self.depth + 1).build()
 
     def function_step(self, node: Node, function: Function) -> Step:
         missing = len(function.inputs) - len(node.inputs)
@@ -208,22 +233,14 @@ class _Builder:
         )
 
     def function_plan(self, node: Node, function: Function) -> Plan:
-        bindings = _bind_attributes(node, function)
-        key: Any = (function.domain, function.name, function.overload, tuple(sorted(bindings.items())))
-        try:
-            known = self.shared.function_plans.get(key)
-        except TypeError:  # an attribute that is an array: not shared between calls
-            known, key = None, None
+        bindings = bind_attributes(node, function)
+        values = tuple((name, _fingerprint(value)) for name, value in sorted(bindings.items()))
+        key = (function.domain, function.name, function.overload, values)
+        known = self.shared.function_plans.get(key)
         if known is None:
-            graph = Graph(
-                name=f"{function.domain}:{function.name}",
-                inputs=tuple(Value(name) for name in function.inputs),
-                outputs=tuple(Value(name) for name in function.outputs),
-                nodes=tuple(_substitute(inner, bindings) for inner in function.nodes),
-            )
-            known = _Builder(expand_gradients(graph), self.shared, parent=None).build()
-            if key is not None:
-                self.shared.function_plans[key] = known
+            graph = function_graph(function, bindings)
+            known = _Builder(graph, self.shared, None, self.depth + 1).build()
+            self.shared.function_plans[key] = known
         return known
 
     def check_output_types(self) -> None:
@@ -271,6 +288,16 @@ def _arguments(node: Node, operator: Operator, values: Mapping[str, Any]) -> Map
         raise InvalidAttributeError(f"{node}: {error}") from error
 
 
+def _shielded(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a user's kernel as one that cannot spoil its inputs, which other nodes may read too."""
+
+    @functools.wraps(kernel)
+    def call(*inputs: Any, **arguments: Any) -> Any:
+        return kernel(*map(read_only, inputs), **arguments)
+
+    return call
+
+
 def _evaluate(step: Step) -> Any:
     """Return the value of a Constant node, as a read-only array."""
     context = {"ctx": Context()} if step.takes_context else {}
@@ -278,44 +305,18 @@ def _evaluate(step: Step) -> Any:
         value = np.asarray(step.kernel(**step.arguments, **context))
     except KernelError as error:
         raise InvalidAttributeError(f"{step.node}: {error}") from error
-    value = value.view()
-    value.flags.writeable = False
-    return value
+    return read_only(value)
 
 
 def _call_function(*inputs: Any, body: Body) -> tuple[Any, ...]:
     return body(*inputs)
 
 
-def _check_call(node: Node, function: Function) -> None:
-    if len(node.inputs) > len(function.inputs) or len(node.outputs) > len(function.outputs):
-        raise InvalidGraphError(
-            f"{node}: the function takes {len(function.inputs)} inputs and gives "
-            f"{len(function.outputs)} outputs (got {len(node.inputs)} and {len(node.outputs)})"
-        )
+def _fingerprint(value: Any) -> Any:
+    """Return what is equal for the same attribute value only: 0, 0.0 and -0.0 are three values.
 
-
-def _bind_attributes(node: Node, function: Function) -> dict[str, Any]:
-    known = {*function.attributes, *function.attribute_defaults}
-    for name in node.attributes:
-        if name not in known:
-            raise InvalidAttributeError(f"{node}: the function has no attribute {name!r}")
-    return {**function.attribute_defaults, **node.attributes}
-
-
-def _substitute(node: Node, bindings: Mapping[str, Any]) -> Node:
-    """Return the node with references to the function's attributes replaced by their values.
-
-    A reference to an attribute that the call leaves out makes the inner attribute absent too.
+    Tensors and graphs belong to the model, which outlives the plan: their identity tells.
     """
-    attributes: dict[str, Any] = {}
-    for name, value in node.attributes.items():
-        if isinstance(value, AttributeReference):
-            if value.name in bindings:
-                attributes[name] = bindings[value.name]
-        elif isinstance(value, Graph):
-            inner = tuple(_substitute(child, bindings) for child in value.nodes)
-            attributes[name] = replace(value, nodes=inner)
-        else:
-            attributes[name] = value
-    return replace(node, attributes=attributes)
+    if isinstance(value, tuple):
+        return tuple(_fingerprint(item) for item in value)
+    return id(value) if isinstance(value, (np.ndarray, SparseTensor, Graph)) else repr(value)

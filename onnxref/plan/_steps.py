@@ -6,12 +6,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from ..dtypes import Array
 from ..graph import Node, ValueType
 from ..registry import Cost
 from ._types import TypeRule
 
 # Slot 0 always holds None: absent optional inputs read it, unwanted outputs are not written.
 NO_SLOT = 0
+
+
+def read_only(value: Any) -> Any:
+    """Return a read-only view of an array: a kernel that wrote into it would fail instead of spoiling it."""
+    if not isinstance(value, np.ndarray) or not value.flags.writeable:
+        return value
+    view = value.view()
+    view.flags.writeable = False
+    return view
+
+
+def memory_owner(array: Array) -> Array:
+    """Return the array that a view looks into, itself where it is no view."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 @dataclass(slots=True)
@@ -53,7 +72,7 @@ class Plan:
         input_slots: where the caller's inputs go, in graph order.
         output_slots: where the results are.
         captures: (slot in the surrounding frame, slot here) of outer values that a subgraph uses.
-        constant_slots: slots of constants; never freed.
+        constant_memory: identities of the arrays that the constants look into, those of bodies included.
     """
 
     name: str
@@ -64,5 +83,5 @@ class Plan:
     output_slots: tuple[int, ...]
     captures: tuple[tuple[int, int], ...]
     template: list[Any]
-    constant_slots: frozenset[int]
+    constant_memory: frozenset[int]
     steps: list[Step]

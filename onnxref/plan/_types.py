@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..dtypes import DType, tensor_type_string
-from ..errors import TypeMismatchError
+from ..errors import KernelError, TypeMismatchError
 from ..graph import Node, SparseTensor
 from ..schema import Schema
 
@@ -60,8 +60,18 @@ class TypeRule:
         """Check a step's inputs; a combination of types that passed once costs one set look-up."""
         key = tuple([v.dtype if type(v) is np.ndarray else value_type_string(v) for v in values])
         if key not in self._approved:
+            self._check_present(values)
             self.bind([value_type_string(v) for v in values])
             self._approved.add(key)
+
+    def _check_present(self, values: Sequence[Any]) -> None:
+        """Refuse an absent value, of a function's input that its call leaves out, where one is needed."""
+        for index, (name, value) in enumerate(zip(self.node.inputs, values, strict=True)):
+            if value is not None or not name:
+                continue
+            parameter = self.schema.input_at(index)
+            if not parameter.optional and not any(t.startswith("optional(") for t in parameter.types):
+                raise KernelError(f"input {parameter.name!r} is required by {self._version} (got none)")
 
     def bind(self, types: Sequence[str | None]) -> dict[str, str]:
         """Check the inputs' types and return what each type variable stands for.
@@ -76,7 +86,7 @@ class TypeRule:
             parameter = self.schema.input_at(index)
             if actual not in parameter.types and f"optional({actual})" not in parameter.types:
                 raise TypeMismatchError(
-                    f"{self.node}: input {parameter.name!r} must be {_shown(parameter.types)} "
+                    f"{self.node}: input {parameter.name!r} must be {_shown(parameter.types, actual)} "
                     f"by {self._version} (got {actual})"
                 )
             if parameter.variadic and not parameter.homogeneous:
@@ -107,6 +117,8 @@ class TypeRule:
         return f"{self.schema.name}-{self.schema.since_version}"
 
 
-def _shown(types: frozenset[str]) -> str:
-    names = sorted(types)
+def _shown(types: frozenset[str], actual: str) -> str:
+    """Return the allowed types: those of the same container as `actual`, all if there are none."""
+    container = actual.rpartition("(")[0]
+    names = sorted(t for t in types if t.rpartition("(")[0] == container) or sorted(types)
     return names[0] if len(names) == 1 else "one of " + ", ".join(names)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..dtypes import tensor_type_string
-from ..errors import NodeError, OnnxRefError, ResourceLimitError, TypeMismatchError
+from ..dtypes import Array, tensor_type_string
+from ..errors import KernelError, NodeError, OnnxRefError, ResourceLimitError, TypeMismatchError
 from ..graph import Node, ValueType
 from ..limits import Budget
-from ..plan import Plan, Step
+from ..plan import Plan, Step, memory_owner, read_only
 from ..registry import Context
+from ._memory import Ledger
 
 
 class Observer(Protocol):
@@ -30,14 +31,20 @@ class Run:
     generator: np.random.Generator
     observers: tuple[Observer, ...] = ()
     depth: int = 0
+    ledger: Ledger = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.budget)
 
 
 def run_plan(plan: Plan, inputs: Sequence[Any], run: Run) -> list[Any]:
     """Run a whole model; the outputs share no memory with the inputs, the plan, or each other."""
+    taken = plan.constant_memory | {id(memory_owner(array)) for array in _arrays(inputs)}
+    run.ledger = Ledger(run.budget, outside=taken)
     with np.errstate(all="ignore"):
-        outputs = execute(plan, [_protect(value) for value in inputs], (), run)
-    taken = {id(_root(value)) for value in (*inputs, *plan.template) if isinstance(value, np.ndarray)}
-    return [_detach(value, taken) for value in outputs]
+        outputs = execute(plan, [read_only(value) for value in inputs], (), run)
+    detached = set(taken)
+    return [_detach(value, detached) for value in outputs]
 
 
 def execute(plan: Plan, inputs: Sequence[Any], captured: Sequence[Any], run: Run) -> list[Any]:
@@ -47,9 +54,7 @@ def execute(plan: Plan, inputs: Sequence[Any], captured: Sequence[Any], run: Run
         slots[slot] = value
     for (_, slot), value in zip(plan.captures, captured, strict=True):
         slots[slot] = value
-    budget = run.budget
     for step in plan.steps:
-        budget.step()
         values = [slots[slot] for slot in step.inputs]
         outputs = _run_step(step, values, slots, run)
         for observer in run.observers:
@@ -57,15 +62,9 @@ def execute(plan: Plan, inputs: Sequence[Any], captured: Sequence[Any], run: Run
         for slot, value in zip(step.outputs, outputs, strict=False):
             if slot:
                 slots[slot] = value
-                budget.add_live(_owned_bytes(value))
         for slot in step.frees:
-            budget.drop_live(_owned_bytes(slots[slot]))
             slots[slot] = None
-    results = [slots[slot] for slot in plan.output_slots]
-    if run.depth:  # the surrounding step accounts for what its body hands back
-        for slot in set(plan.output_slots) - plan.constant_slots:
-            budget.drop_live(_owned_bytes(slots[slot]))
-    return results
+    return [slots[slot] for slot in plan.output_slots]
 
 
 class _BoundBody:
@@ -75,7 +74,7 @@ class _BoundBody:
 
     def __init__(self, plan: Plan, slots: Sequence[Any], run: Run) -> None:
         self._plan = plan
-        self._captured = [_protect(slots[outer]) for outer, _ in plan.captures]
+        self._captured = [read_only(slots[outer]) for outer, _ in plan.captures]
         self._run = run
 
     @property
@@ -93,9 +92,10 @@ class _BoundBody:
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         plan, run = self._plan, self._run
         if len(inputs) != len(plan.input_slots):
-            raise NodeError(
+            raise KernelError(
                 f"graph {plan.name!r} takes {len(plan.input_slots)} inputs (its node gives it {len(inputs)})"
             )
+        run.budget.check_depth(run.depth + 1)
         run.depth += 1
         try:
             return tuple(execute(plan, [_as_value(value) for value in inputs], self._captured, run))
@@ -105,6 +105,7 @@ class _BoundBody:
 
 def _run_step(step: Step, values: list[Any], slots: list[Any], run: Run) -> Sequence[Any]:
     try:
+        run.budget.step()
         if step.type_rule is not None:
             step.type_rule.check_values(values)
         if step.cost is not None:
@@ -116,7 +117,9 @@ def _run_step(step: Step, values: list[Any], slots: list[Any], run: Run) -> Sequ
         result = step.kernel(*values, **arguments)
         outputs = [_as_value(y) for y in result] if isinstance(result, tuple) else [_as_value(result)]
         if len(outputs) < len(step.outputs) and any(step.outputs[len(outputs) :]):
-            raise NodeError(f"its kernel gave {len(outputs)} outputs of {len(step.outputs)}")
+            raise KernelError(f"its kernel gave {len(outputs)} outputs of {len(step.outputs)}")
+        for value in outputs:
+            run.ledger.add(value)
         return outputs
     except (NodeError, TypeMismatchError) as error:
         if step.bodies or isinstance(error, TypeMismatchError):
@@ -126,8 +129,6 @@ def _run_step(step: Step, values: list[Any], slots: list[Any], run: Run) -> Sequ
         if error.located:
             raise
         raise ResourceLimitError(f"{error} ({step.node})", located=True) from error
-    except RecursionError:
-        raise
     except Exception as error:
         raise NodeError(_explain(step, values, error)) from error
 
@@ -159,32 +160,20 @@ def _describe(value: Any) -> str:
 
 
 def _as_value(value: Any) -> Any:
-    """NumPy arithmetic on 0-d arrays gives scalars; a tensor is always an array here."""
-    return np.asarray(value) if isinstance(value, np.generic) else value
-
-
-def _protect(value: Any) -> Any:
-    """A read-only view: a kernel that wrote into its input would fail instead of spoiling it."""
-    if not isinstance(value, np.ndarray) or not value.flags.writeable:
-        return value
-    view = value.view()
-    view.flags.writeable = False
-    return view
-
-
-def _owned_bytes(value: Any) -> int:
-    """Bytes that a value keeps alive by itself; views belong to the array they look into."""
+    """NumPy arithmetic on 0-d arrays gives scalars, operators of users may; a tensor is always an array."""
     if isinstance(value, np.ndarray):
-        return value.nbytes if value.base is None else 0
-    if isinstance(value, list):
-        return sum(_owned_bytes(item) for item in value)
-    return 0
-
-
-def _root(value: Any) -> Any:
-    while isinstance(value, np.ndarray) and value.base is not None:
-        value = value.base
+        return value.astype(np.object_) if value.dtype.kind in "UT" else value
+    if isinstance(value, (np.generic, bool, int, float, complex, str)):
+        return _as_value(np.asarray(value))
     return value
+
+
+def _arrays(values: Iterable[Any]) -> Iterator[Array]:
+    for value in values:
+        if isinstance(value, np.ndarray):
+            yield value
+        elif isinstance(value, list):
+            yield from _arrays(value)
 
 
 def _detach(value: Any, taken: set[int]) -> Any:
@@ -192,7 +181,7 @@ def _detach(value: Any, taken: set[int]) -> Any:
         return [_detach(item, taken) for item in value]
     if not isinstance(value, np.ndarray):
         return value
-    root = id(_root(value))
+    root = id(memory_owner(value))
     if root in taken or not value.flags.writeable:
         return value.copy()
     taken.add(root)

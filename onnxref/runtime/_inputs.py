@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from .. import dtypes
-from ..dtypes import Array, ElementType, element_name, tensor_type_string
+from ..dtypes import LOW_PRECISION, Array, ElementType, element_name, tensor_type_string
 from ..errors import InputError
 from ..graph import (
     Graph,
@@ -114,12 +115,17 @@ def _check_shape(shape: tuple[int, ...], expected: TensorType, where: str) -> No
 
 def _as_array(value: Any, element: int, where: str) -> Array:
     """Return `value` as an array of a type that ONNX has; bare Python numbers take the declared type."""
-    if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
-        array = np.asarray(value)
-    elif hasattr(value, "__dlpack__"):
-        array = np.from_dlpack(value)
-    else:
-        return _from_python(value, element, where)
+    try:
+        if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
+            array = np.asarray(value)
+        elif hasattr(value, "__dlpack__"):
+            array = np.from_dlpack(value)
+        else:
+            return _from_python(value, element, where)
+    except InputError:
+        raise
+    except Exception as error:  # other libraries' arrays refuse in ways of their own
+        raise InputError(f"{where} cannot be made an array: {type(error).__name__}: {error}") from error
     if array.dtype.kind in "UTSO":
         return _strings(array, where)
     try:
@@ -130,15 +136,25 @@ def _as_array(value: Any, element: int, where: str) -> Array:
 
 
 def _from_python(value: Any, element: int, where: str) -> Array:
-    try:
-        dtype = dtypes.to_numpy(element) if element else None
+    """Return Python numbers or strings in the declared type; floats are rounded, integers must fit."""
+    if element == ElementType.STRING:
+        return _strings(np.asarray(value, dtype=np.object_), where)
+    plain = np.asarray(value)
+    if plain.dtype.kind in "US" or not element:
+        return _as_array(plain, element, where)
+    dtype = dtypes.to_numpy(element)
+    with np.errstate(over="ignore"):
         array = np.asarray(value, dtype=dtype)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InputError(f"{where} cannot be made a tensor: {error}") from error
-    if array.dtype.kind in "UTSO":
-        return _strings(array, where)
-    if element and not np.array_equal(array, np.asarray(value)):
-        raise InputError(f"{where}: {value!r} cannot be represented in tensor({element_name(element)})")
+    if plain.dtype.kind == "O":
+        fits = False  # None, or an integer of more than 64 bits
+    elif dtype.kind in "fc" or dtype in LOW_PRECISION:
+        fits = np.array_equal(np.isfinite(array), np.isfinite(plain))
+    else:
+        fits = np.array_equal(array.astype(plain.dtype), plain)
+    if not fits:
+        raise InputError(
+            f"{where}: {reprlib.repr(value)} cannot be represented in {tensor_type_string(dtype)}"
+        )
     return array
 
 
@@ -156,8 +172,9 @@ def _strings(array: Array, where: str) -> Array:
 def _map(value: Mapping[Any, Any], expected: MapType, where: str) -> dict[Any, Any]:
     key_type: type = str if expected.key == ElementType.STRING else int
     for key in value:
-        if not isinstance(key, key_type):
+        if not isinstance(key, (key_type, np.integer) if key_type is int else key_type):
             raise InputError(f"{where}: keys must be {key_type.__name__} (got {key!r})")
+    value = {key_type(key): item for key, item in value.items()}
     if isinstance(expected.value, TensorType):
         scalar = TensorType(expected.value.element, ())
         return {key: _convert(item, scalar, f"{where}[{key!r}]")[()] for key, item in value.items()}

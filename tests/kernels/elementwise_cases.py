@@ -5,25 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
+from helpers import dtypes, versions
 from numpy.typing import NDArray
 
-from onnxref.dtypes import LOW_PRECISION, ElementType, to_numpy
+from onnxref.dtypes import LOW_PRECISION
 
 SHAPES = ((2, 3), (), (0, 3))
-
-
-def versions(op_type: str) -> list[int]:
-    """Return every schema version of an operator."""
-    found = (s.since_version for s in onnx.defs.get_all_schemas_with_history() if s.name == op_type)
-    return sorted(found)
-
-
-def dtypes(op_type: str, version: int, parameter: int = 0) -> list[np.dtype[Any]]:
-    """Return the tensor types that one input of a schema version may have."""
-    schema = onnx.defs.get_schema(op_type, version, "")
-    types = sorted(t for t in schema.inputs[parameter].types if t.startswith("tensor("))
-    return [np.dtype(to_numpy(ElementType[t[7:-1].upper()])) for t in types]
 
 
 def rows(*op_types: str) -> list[tuple[str, int, np.dtype[Any]]]:

@@ -5,23 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
-from helpers import run_op
+from helpers import dtypes, run_op
 
 from onnxref import registry
-from onnxref.dtypes import ElementType, to_numpy
-
-
-def types_of(op_type: str, version: int, parameter: str = "T") -> list[np.dtype[Any]]:
-    """Element types that a type parameter of a schema allows."""
-    schema = onnx.defs.get_schema(op_type, version, "")
-    names = next(c.allowed_type_strs for c in schema.type_constraints if c.type_param_str == parameter)
-    return [to_numpy(ElementType[n.removeprefix("tensor(").removesuffix(")").upper()]) for n in names]
-
-
-def versions_of(op_type: str) -> set[int]:
-    schemas = onnx.defs.get_all_schemas_with_history()
-    return {s.since_version for s in schemas if s.name == op_type and s.domain == ""}
 
 
 def palette(dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
@@ -44,7 +30,7 @@ def check_moving(
     """Inputs of uint8 hold 0 and 1, which stand for the values of each type; others stay as they are."""
     as_ints = [_rename(x, np.array([0, 1])) for x in inputs]
     expected = run_op(op_type, *as_ints, opset=version, n_outputs=n_outputs, **attributes)
-    for dtype in types_of(op_type, version):
+    for dtype in dtypes(op_type, version):
         values = palette(dtype)
         renamed = [_rename(x, values) for x in inputs]
         before = [None if x is None else x.copy() for x in renamed]

@@ -8,8 +8,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from elementwise_cases import SHAPES, assert_close, exact, rows, sample, versions
-from helpers import run_op
+from elementwise_cases import SHAPES, assert_close, exact, rows, sample
+from helpers import run_op, versions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -211,12 +211,12 @@ def test_swiglu(op_type, version, dtype):
 
 
 def test_swiglu_does_not_broadcast():
-    with pytest.raises(KernelError, match=r"B must have the shape \(2, 3\) of A \(got \(3,\)\)"):
+    with pytest.raises(KernelError, match=r"B must have shape \(2, 3\) \(got \(3,\)\)"):
         run_op("SwiGLU", np.ones((2, 3), F32), np.ones(3, F32), opset=28)
 
 
 def test_gelu_refuses_other_approximations():
-    with pytest.raises(KernelError, match=r"approximate must be 'none' or 'tanh' \(got 'sigmoid'\)"):
+    with pytest.raises(KernelError, match=r"approximate must be one of none, tanh \(got 'sigmoid'\)"):
         run_op("Gelu", f32(1), opset=20, approximate="sigmoid")
 
 
@@ -267,7 +267,7 @@ def test_clip_prefers_max_where_the_bounds_cross():
 
 
 def test_clip_bounds_must_be_scalars():
-    with pytest.raises(KernelError, match=r"min must be a scalar \(got shape \(2,\)\)"):
+    with pytest.raises(KernelError, match=r"min must have one element \(got shape \(2,\)\)"):
         run_op("Clip", f32(0), f32(1, 2), opset=13)
 
 

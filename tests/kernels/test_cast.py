@@ -543,7 +543,7 @@ class TestKernels:
     @pytest.mark.parametrize(
         ("to", "message"),
         [
-            (0, r"to must be a real type, bool or string \(got undefined\)"),
+            (0, r"to must be an element type \(got undefined\)"),
             (14, r"to must be a real type, bool or string \(got complex64\)"),
             (99, r"to must be an element type \(got 99\)"),
         ],

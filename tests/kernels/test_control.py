@@ -160,7 +160,7 @@ def test_no_iteration_gives_the_declared_type(declared: Any, shape: tuple[int, .
         (Body(lambda i, c: (c,), 2, 1), [None, None], "M and cond must not both be absent"),
         (Body(lambda i, c: (c,), 2, 1), [count(1), TRUE, TRUE], r"body must have 3 inputs \(got 2\)"),
         (Body(lambda i, c, x: (c,), 3, 1), [count(1), TRUE, TRUE], r"at least 2 outputs \(got 1\)"),
-        (Body(lambda i, c: (c,), 2, 1), [np.array([1, 2]), TRUE], r"M must be a tensor with one element"),
+        (Body(lambda i, c: (c,), 2, 1), [np.array([1, 2]), TRUE], r"M must have one element"),
         (Body(lambda i, c: (None,), 2, 1), [count(2), TRUE], r"cond must be .* \(got NoneType\)"),
         (
             Body(lambda i, c: (c, np.zeros(int(i))), 2, 2),
@@ -168,11 +168,11 @@ def test_no_iteration_gives_the_declared_type(declared: Any, shape: tuple[int, .
             r"'out1' must have the same .*\(0,\)",
         ),
         (Body(lambda i, c: (c, [i]), 2, 2), [count(2), TRUE], r"'out1' must be a tensor \(got list\)"),
-        (Body(lambda i, c: (c, c), 2, 2, [None, (99, ())]), [count(0)], "must have an ONNX type .got 99"),
+        (Body(lambda i, c: (c, c), 2, 2, [None, (99, ())]), [count(0)], "must be an element type .got 99"),
         (
             Body(lambda i, c: (c, c), 2, 2, [None, (1, (2**62, 2**62))]),
             [count(0)],
-            "must have a possible shape",
+            "shape of the output must be addressable",
         ),
     ],
 )
@@ -286,9 +286,9 @@ def test_scan_over_nothing() -> None:
         (
             [0, np.zeros(2)],
             {"scan_input_directions": (2,)},
-            r"scan_input_directions must be 0 or 1 \(got 2\)",
+            r"scan_input_directions must be one of 0, 1 \(got 2\)",
         ),
-        ([0, np.zeros(2)], {"scan_output_directions": (-1,)}, r"scan_output_directions must be 0 or 1"),
+        ([0, np.zeros(2)], {"scan_output_directions": (-1,)}, r"scan_output_directions must be one of 0, 1"),
     ],
 )
 def test_bad_scans(inputs: list[Any], attributes: dict[str, Any], message: str) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers import run_op
+from helpers import dtypes, run_op, versions
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moving import cost_of, palette, same, types_of, versions_of
+from moving import cost_of, palette, same
 
 from onnxref import registry
 from onnxref.errors import KernelError, ResourceLimitError
@@ -35,8 +35,8 @@ class Sparse:
 
 
 def test_constant_returns_every_type_in_every_version() -> None:
-    for version in versions_of("Constant"):
-        for dtype in types_of("Constant", version):
+    for version in versions("Constant"):
+        for dtype in dtypes("Constant", version, "outputs"):
             values = palette(dtype)
             assert same(run_op("Constant", opset=version, value=values), values)
 
@@ -61,7 +61,7 @@ def test_constant_of_plain_attributes(attribute: str, given_: Any, expected: Any
 @pytest.mark.parametrize("version", [11, 25])
 @pytest.mark.parametrize("indices", [i64(1, 5), np.array([[0, 1], [1, 2]])])
 def test_constant_densifies(version: int, indices: Any) -> None:
-    for dtype in types_of("Constant", version):
+    for dtype in dtypes("Constant", version, "outputs"):
         zero, one = palette(dtype)
         expected = np.full((2, 3), zero, dtype)
         expected[0, 1] = expected[1, 2] = one
@@ -106,10 +106,10 @@ def test_constant_errors(attributes: dict[str, Any], message: str) -> None:
 
 
 def test_constant_of_shape_in_every_type() -> None:
-    for version in versions_of("ConstantOfShape"):
+    for version in versions("ConstantOfShape"):
         assert same(run_op("ConstantOfShape", i64(2), opset=version), np.zeros(2, np.float32))
         assert run_op("ConstantOfShape", i64(), opset=version).shape == ()
-        for dtype in types_of("ConstantOfShape", version, "T2"):
+        for dtype in dtypes("ConstantOfShape", version, "outputs"):
             one = palette(dtype)[1:]
             out = run_op("ConstantOfShape", i64(2, 0, 1), opset=version, value=one)
             assert out.shape == (2, 0, 1)
@@ -118,8 +118,8 @@ def test_constant_of_shape_in_every_type() -> None:
 
 def test_eye_like_in_every_type() -> None:
     x = np.zeros((2, 3), np.float32)
-    for version in versions_of("EyeLike"):
-        for dtype in types_of("EyeLike", version, "T2"):
+    for version in versions("EyeLike"):
+        for dtype in dtypes("EyeLike", version, "outputs"):
             from_input = run_op("EyeLike", x.astype(dtype), opset=version, k=1)
             assert from_input.dtype == dtype
             assert from_input.astype(int).tolist() == [[0, 1, 0], [0, 0, 1]]
@@ -196,7 +196,7 @@ def test_range_27_computes_half_types_in_the_stash_type(dtype: Any) -> None:
         (scalars(np.float32, 0, np.inf, 1), r"limit must be finite \(got inf\)"),
         (scalars(np.float64, np.nan, 1, 1), r"start must be finite \(got nan\)"),
         (scalars(np.float32, -3e38, 3e38, 1), r"must be finite \(got inf\)"),
-        ([i64(1, 2), i64(1), i64(1)], r"start must be a scalar \(got shape \(2,\)\)"),
+        ([i64(1, 2), i64(1), i64(1)], r"start must have one element \(got shape \(2,\)\)"),
     ],
 )
 def test_range_errors(args: list[Any], message: str) -> None:
@@ -205,7 +205,9 @@ def test_range_errors(args: list[Any], message: str) -> None:
 
 
 def test_range_rejects_other_stash_types() -> None:
-    with pytest.raises(KernelError, match=r"stash_type must be one of \[1, 10, 11, 16\] \(got 7\)"):
+    with pytest.raises(
+        KernelError, match=r"stash_type must be one of float, float16, double, bfloat16 \(got int64\)"
+    ):
         run_op("Range", *scalars(np.float16, 0, 1, 1), opset=27, stash_type=7)
 
 
@@ -237,12 +239,12 @@ def test_one_hot_against_a_loop(shape: list[int], depth: int, data: Any) -> None
 
 
 def test_one_hot_in_every_type() -> None:
-    for version in versions_of("OneHot"):
-        for t3 in types_of("OneHot", version, "T3"):
+    for version in versions("OneHot"):
+        for t3 in dtypes("OneHot", version, index=2):
             values = palette(t3)
             assert same(run_op("OneHot", i64(1, 2), i64(2), values, opset=version), values[[[0, 1], [0, 0]]])
-        for t1 in types_of("OneHot", version, "T1"):
-            for t2 in types_of("OneHot", version, "T2"):
+        for t1 in dtypes("OneHot", version):
+            for t2 in dtypes("OneHot", version, index=1):
                 out = run_op("OneHot", np.array([1, 0, 5], t1), np.array(2, t2), i64(3, 4), opset=version)
                 assert out.tolist() == [[3, 4], [4, 3], [3, 3]]
 
@@ -272,8 +274,8 @@ ONES = np.ones(1, np.int64)
         ("EyeLike", 9, [ONES[None]], {"dtype": 8}, r"numeric or bool \(got string\)"),
         ("OneHot", 11, [ONES, i64(-1), i64(0, 1)], {}, r"depth must not be negative \(got -1\)"),
         ("OneHot", 11, [ONES, np.array(np.nan), i64(0, 1)], {}, r"depth must be finite \(got nan\)"),
-        ("OneHot", 11, [ONES, i64(1, 2), i64(0, 1)], {}, r"depth must be a single number"),
-        ("OneHot", 11, [ONES, i64(2), i64(1)], {}, r"\[off_value, on_value\]"),
+        ("OneHot", 11, [ONES, i64(1, 2), i64(0, 1)], {}, r"depth must have one element"),
+        ("OneHot", 11, [ONES, i64(2), i64(1)], {}, r"values must have shape \(2,\)"),
         (
             "OneHot",
             11,

@@ -8,8 +8,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from elementwise_cases import SHAPES, assert_close, dtypes, exact, rows, sample
-from helpers import run_op
+from elementwise_cases import SHAPES, assert_close, exact, rows, sample
+from helpers import dtypes, run_op
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -118,7 +118,11 @@ def test_low_precision_products_are_rounded_once(dtype: Any) -> None:
     [
         ((), (2,), r"A and B must have at least 1 dimension \(got shapes \(\) and \(2,\)\)"),
         ((2, 3), (2, 3), r"A and B must agree in their inner dimension \(got shapes \(2, 3\) and \(2, 3\)\)"),
-        ((2, 1, 3), (3, 3, 1), r"batch dimensions of A and B must broadcast \(got shapes \(2, 1, 3\)"),
+        (
+            (2, 1, 3),
+            (3, 3, 1),
+            r"batch dimensions of A and B must broadcast to one shape \(got \(2,\) and \(3,\)\)",
+        ),
     ],
 )
 def test_matmul_errors(a: Any, b: Any, message: str) -> None:

@@ -133,10 +133,10 @@ def test_large_scores_do_not_overflow() -> None:
     [
         ((3,), [0], None, {}, r"must have shape \(N, C, d1, ...\).* \(got shape \(3,\)\)"),
         ((1, 0), [0], None, {}, r"must have shape \(N, C, d1, ...\).* \(got shape \(1, 0\)\)"),
-        ((2, 3), [0], None, {}, r"target must have shape \(2,\) \(got shape \(1,\)\)"),
+        ((2, 3), [0], None, {}, r"target must have shape \(2,\) \(got \(1,\)\)"),
         ((1, 3), [3], None, {}, r"target must be in \[0, 3\) or ignore_index \(got 3\)"),
         ((1, 3), [-1], None, {"ignore_index": 7}, r"target must be in .* \(got -1\)"),
-        ((1, 3), [0], [1, 1], {}, r"weight must have shape \(3,\) \(got shape \(2,\)\)"),
+        ((1, 3), [0], [1, 1], {}, r"weight must have shape \(3,\) \(got \(2,\)\)"),
         ((1, 3), [0], None, {"reduction": "max"}, r"reduction must be .* \(got 'max'\)"),
     ],
 )

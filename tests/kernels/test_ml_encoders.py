@@ -199,7 +199,7 @@ def test_cast_map(x: dict[int, Any], kw: dict[str, Any], want: list[Any]) -> Non
     ("x", "kw", "message"),
     [
         ({1: 1.0}, {"cast_to": "TO_BOOL"}, "cast_to must be one of"),
-        ({1: 1.0}, {"map_form": "CSR"}, "map_form must be DENSE or SPARSE"),
+        ({1: 1.0}, {"map_form": "CSR"}, "map_form must be one of DENSE, SPARSE"),
         ({1: 1.0}, {"map_form": "SPARSE"}, r"keys must be in \[0, 0\]"),
         ({-1: 1.0}, {"map_form": "SPARSE", "max_map": 3}, r"keys must be in \[0, 2\]"),
         ({1: 1.0}, {"map_form": "SPARSE", "max_map": 0}, "max_map must be >= 1"),
@@ -379,7 +379,7 @@ def test_normalizer(dtype: Any, norm: str, want: list[list[float]]) -> None:
 
 def test_normalizer_edges() -> None:
     assert ml("Normalizer", np.zeros((2, 0), F32)).shape == (2, 0)
-    with pytest.raises(KernelError, match="norm must be MAX, L1 or L2"):
+    with pytest.raises(KernelError, match="norm must be one of MAX, L1, L2"):
         ml("Normalizer", np.zeros(2, F32), norm="L3")
     with pytest.raises(KernelError, match=r"X must have shape \(N, C\) or \(C,\)"):
         ml("Normalizer", np.zeros((1, 1, 1), F32))

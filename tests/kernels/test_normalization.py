@@ -335,6 +335,13 @@ ONES = np.ones(3, F32)
         ("InstanceNormalization", [ONES, ONES, ONES], 6, {}, r"input must have shape \(N, C"),
         ("GroupNormalization", [make(2, 3, 4), ONES, ONES], 21, {"num_groups": 2}, "num_groups must divide"),
         ("GroupNormalization", [make(2, 3, 4), ONES, ONES], 21, {"num_groups": 0}, "num_groups must divide"),
+        (
+            "GroupNormalization",
+            [make(2, 0, 4), ONES, ONES],
+            21,
+            {"num_groups": 2**62},
+            "num_groups must divide",
+        ),
         ("GroupNormalization", [make(2, 3, 4), ONES, ONES], 18, {"num_groups": 1}, "scale must have shape"),
         ("LayerNormalization", [make(2, 3), np.ones(2, F32)], 17, {}, "Scale must broadcast to"),
         ("LayerNormalization", [make(2, 3), ONES, np.ones((1, 2, 3), F32)], 17, {}, "B must broadcast to"),
@@ -343,7 +350,7 @@ ONES = np.ones(3, F32)
         ("RMSNormalization", [make(2, 3), np.ones((2, 2, 3), F32)], 23, {}, "scale must broadcast to"),
         ("LRN", [make(2, 3)], 13, {"size": 0}, "size must be at least 1"),
         ("LRN", [ONES], 13, {"size": 1}, r"X must have shape \(N, C"),
-        ("LpNormalization", [make(2, 3)], 22, {"p": 3}, "p must be 1 or 2"),
+        ("LpNormalization", [make(2, 3)], 22, {"p": 3}, "p must be one of 1, 2"),
         ("MeanVarianceNormalization", [make(2, 3)], 13, {}, "axes must be in"),
     ],
 )

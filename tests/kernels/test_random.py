@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from helpers import run_op
+from helpers import element_types, run_op
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,13 +32,8 @@ def _as_in_a_run() -> Iterator[None]:
         yield
 
 
-def types(op_type: str, version: int, kind: str) -> list[ElementType]:
-    parameter = getattr(onnx.defs.get_schema(op_type, version, ""), kind)[0]
-    return sorted(T[t[7:-1].upper()] for t in parameter.types)
-
-
 def rows(op_type: str, kind: str, versions: tuple[int, ...]) -> list[tuple[int, ElementType]]:
-    return [(v, e) for v in versions for e in types(op_type, v, kind)]
+    return [(v, e) for v in versions for e in element_types(op_type, v, kind)]
 
 
 def check_moments(sample: Array, mean: float, deviation: float, kurtosis: float) -> None:
@@ -133,10 +127,10 @@ class TestContinuous:
     @pytest.mark.parametrize("op_type", ["RandomNormalLike", "RandomUniformLike"])
     @pytest.mark.parametrize("version", [1, 22])
     def test_type_of_the_input(self, op_type: str, version: int) -> None:
-        for element in types(op_type, version, "inputs"):
+        for element in element_types(op_type, version, "inputs"):
             x = np.zeros((2, 3), to_numpy(element))
             assert run_op(op_type, x, opset=version, dtype=T.DOUBLE).dtype == np.float64
-            if element in types(op_type, version, "outputs"):
+            if element in element_types(op_type, version, "outputs"):
                 assert run_op(op_type, x, opset=version).dtype == to_numpy(element)
             else:
                 with pytest.raises(KernelError, match=r"dtype must be one of .* \(got \w+\)"):
@@ -151,10 +145,10 @@ class TestContinuous:
         ("attributes", "message"),
         [
             ({"shape": (2, -1)}, r"shape must have no negative dimension \(got \(2, -1\)\)"),
-            ({"shape": (1,) * 65}, r"shape must have at most 64 dimensions"),
-            ({"shape": (0, 2**62, 2**62)}, r"shape must have at most 64 dimensions and 2\^62 bytes"),
+            ({"shape": (1,) * 65}, r"rank of the output must be at most 64"),
+            ({"shape": (0, 2**62, 2**62)}, r"shape of the output must be addressable"),
             ({"shape": (1,), "dtype": T.INT32}, r"dtype must be one of float, .* \(got int32\)"),
-            ({"shape": (1,), "dtype": 77}, r"dtype must be one of float, .* \(got 77\)"),
+            ({"shape": (1,), "dtype": 77}, r"dtype must be an element type \(got 77\)"),
         ],
     )
     def test_bad_arguments(self, attributes: dict[str, Any], message: str) -> None:
@@ -339,7 +333,7 @@ class TestDropout:
         assert y.tobytes() == x.tobytes()
         assert (mask.dtype, mask.tolist()) == (np.bool_, [True] * 4)
 
-    @pytest.mark.parametrize("dtype", types("Dropout", 22, "inputs"), ids=lambda e: e.name)
+    @pytest.mark.parametrize("dtype", element_types("Dropout", 22, "inputs"), ids=lambda e: e.name)
     def test_types_of_the_ratio(self, dtype: ElementType) -> None:
         ratio = np.array([0.5]).astype(to_numpy(dtype))
         x = np.ones(1000, np.float32)
@@ -404,7 +398,7 @@ class TestDropout:
 
     def test_inputs_must_be_scalars(self) -> None:
         x = np.ones(3, np.float32)
-        with pytest.raises(KernelError, match=r"ratio must be a scalar \(got shape \(2,\)\)"):
+        with pytest.raises(KernelError, match=r"ratio must have one element \(got shape \(2,\)\)"):
             run_op("Dropout", x, np.ones(2, np.float32), opset=13)
-        with pytest.raises(KernelError, match=r"training_mode must be a scalar \(got shape \(2,\)\)"):
+        with pytest.raises(KernelError, match=r"training_mode must have one element \(got shape \(2,\)\)"):
             run_op("Dropout", x, None, np.ones(2, bool), opset=13)

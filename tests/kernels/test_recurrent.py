@@ -270,7 +270,7 @@ def test_wrong_shapes(op, position, value, message):
     [
         ("RNN", {"direction": "backward"}, "direction must be forward, reverse or bidirectional"),
         ("RNN", {"hidden_size": 6}, r"hidden_size must be 5, .* \(got 6\)"),
-        ("RNN", {"layout": 2}, "layout must be 0 or 1"),
+        ("RNN", {"layout": 2}, "layout must be one of 0, 1"),
         ("GRU", {"activations": ("Tanh",)}, r"activations must have 2 entries \(got 1\)"),
         ("GRU", {"activations": ("Tanh", "Cosh")}, r"activations must be among relu, .* \(got 'Cosh'\)"),
         ("LSTM", {"clip": -1.0}, "clip must not be negative"),

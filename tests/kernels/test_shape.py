@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import run_op
+from helpers import dtypes, run_op, versions
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moving import check_moving, cost_of, types_of, versions_of
+from moving import check_moving, cost_of
 
 from onnxref.errors import KernelError
 
@@ -77,10 +77,10 @@ def test_split_moves_every_element_type(version: int, inputs: list[Any], attribu
 def test_the_tables_name_every_version() -> None:
     for op_type in {row[0] for row in MOVES} - {"Tile"}:
         named = {v for row in MOVES if row[0] == op_type for v in row[1]}
-        assert named == versions_of(op_type), op_type
+        assert sorted(named) == versions(op_type), op_type
     for op_type in ("Shape", "Size"):
-        for version in versions_of(op_type):
-            for dtype in types_of(op_type, version):
+        for version in versions(op_type):
+            for dtype in dtypes(op_type, version):
                 found = run_op(op_type, np.zeros((2, 3), dtype), opset=version)
                 assert found.dtype == np.int64
                 assert found.tolist() == {"Shape": [2, 3], "Size": 6}[op_type]
@@ -168,7 +168,7 @@ def test_tile_is_numpy_tile(dims: list[tuple[int, int]]) -> None:
     assert cost_of("Tile", x, i64(*repeats), opset=13).out_bytes == out.nbytes
 
 
-@pytest.mark.parametrize("dtype", types_of("Tile", 1))
+@pytest.mark.parametrize("dtype", dtypes("Tile", 1))
 def test_tile_1_takes_count_and_axis_in_the_datas_type(dtype: Any) -> None:
     x = np.arange(6).reshape(2, 3).astype(dtype)
     out = run_op("Tile", x, np.array([2], dtype), np.array([1], dtype), opset=1)
@@ -328,9 +328,9 @@ X = np.zeros((2, 3), np.float32)
         ("Split", 18, [X], {"num_outputs": 3}, r"number of outputs, 1 \(got 3\)"),
         ("Pad", 13, [X, i64(1, 1)], {}, r"each of 2 axes \(got 2 values\)"),
         ("Pad", 13, [X, i64(-3, 0, 5, 0)], {}, r"crop more than 2 at axis 0 \(got -3, 5\)"),
-        ("Pad", 18, [X, i64(0, 0, 0, 0)], {"mode": "wrap"}, r"constant, reflect, edge \(got wrap\)"),
+        ("Pad", 18, [X, i64(0, 0, 0, 0)], {"mode": "wrap"}, r"constant, reflect, edge \(got 'wrap'\)"),
         ("Pad", 13, [X[:0], i64(1, 0, 0, 0)], {"mode": "edge"}, r"empty dimension"),
-        ("Pad", 13, [X, i64(0, 0, 0, 0), X], {}, r"constant_value must be a single value"),
+        ("Pad", 13, [X, i64(0, 0, 0, 0), X], {}, r"constant_value must have one element"),
         ("Pad", 18, [X, i64(0, 0, 0, 0), None, i64(0, -2)], {}, r"must not repeat"),
         ("DepthToSpace", 13, [X], {"blocksize": 1}, r"\(N, C, H, W\)"),
         (
@@ -353,14 +353,14 @@ X = np.zeros((2, 3), np.float32)
             28,
             [np.zeros((1, 1, 2, 3))],
             {"blocksize": 1, "mode": "X"},
-            r"DCR or CRD \(got X\)",
+            r"DCR, CRD \(got 'X'\)",
         ),
         ("DepthToSpace", 13, [np.zeros((1, 0, 1, 1))], {"blocksize": 2**40}, r"addressable"),
         ("SpaceToDepth", 13, [np.zeros((1, 1, 0, 0))], {"blocksize": 2**40}, r"addressable"),
         ("CenterCropPad", 18, [X, i64(1)], {}, r"shape must be 2 sizes >= 0"),
         ("CenterCropPad", 18, [X, i64(-1)], {"axes": (0,)}, r"\(got \[-1\]\)"),
         ("Trilu", 14, [X[0]], {}, r"rank 2 or more \(got 1\)"),
-        ("Trilu", 14, [X, i64(1, 2)], {}, r"k must be a single number"),
+        ("Trilu", 14, [X, i64(1, 2)], {}, r"k must have one element"),
     ],
 )
 def test_errors(

@@ -252,9 +252,9 @@ def test_window_edges(op_type: str) -> None:
     assert np.isnan(run_op(op_type, i64(1), opset=17, periodic=0)).all()  # 0 / 0, as in the function body
     with pytest.raises(KernelError, match=r"size must be >= 0 \(got -1\)"):
         run_op(op_type, i64(-1), opset=17)
-    with pytest.raises(KernelError, match="size must be a scalar"):
+    with pytest.raises(KernelError, match="size must have one element"):
         run_op(op_type, np.zeros(2, np.int64), opset=17)
-    with pytest.raises(KernelError, match=r"output_datatype must be .* \(got 8\)"):
+    with pytest.raises(KernelError, match=r"output_datatype must be .* \(got string\)"):
         run_op(op_type, i64(1), opset=17, output_datatype=8)
 
 

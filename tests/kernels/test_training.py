@@ -14,6 +14,8 @@ from onnxref.errors import KernelError
 from onnxref.registry import TRAINING
 
 STATES = {"Adagrad": 1, "Adam": 2, "Momentum": 1}
+# The defaults of attributes are float32.
+EPSILON, ALPHA, BETA = (float(np.float32(x)) for x in (1e-6, 0.9, 0.999))
 MOMENTUM = {"alpha": 0.9, "beta": 0.5, "mode": "standard", "norm_coefficient": 0.1}
 
 
@@ -21,17 +23,17 @@ def adagrad(r: float, t: int, x: float, g: float, h: float, a: dict[str, float])
     r = r / (1 + t * a.get("decay_factor", 0))
     g = a.get("norm_coefficient", 0) * x + g
     h = h + g * g
-    return x - r * g / (math.sqrt(h) + a.get("epsilon", 1e-6)), h
+    return x - r * g / (math.sqrt(h) + a.get("epsilon", EPSILON)), h
 
 
 def adam(r: float, t: int, x: float, g: float, v: float, h: float, a: dict[str, float]) -> tuple[float, ...]:
-    alpha, beta = a.get("alpha", 0.9), a.get("beta", 0.999)
+    alpha, beta = a.get("alpha", ALPHA), a.get("beta", BETA)
     g = a.get("norm_coefficient", 0) * x + g
     v = alpha * v + (1 - alpha) * g
     h = beta * h + (1 - beta) * g * g
     if t > 0:
         r = r * math.sqrt(1 - beta**t) / (1 - alpha**t)
-    x = x - r * v / (math.sqrt(h) + a.get("epsilon", 1e-6))
+    x = x - r * v / (math.sqrt(h) + a.get("epsilon", EPSILON))
     return (1 - a.get("norm_coefficient_post", 0)) * x, v, h
 
 
@@ -117,14 +119,14 @@ ONE = np.ones(2, np.float32)
     [
         ("Adagrad", [ONE[:1], ONE[:1], ONE, ONE], {}, r"inputs must be 3 groups .* \(got 2 tensors\)"),
         ("Adam", [ONE[:1], ONE[:1]], {}, r"inputs must be 4 groups .* \(got 0 tensors\)"),
-        ("Adagrad", [ONE, ONE[:1], ONE, ONE, ONE], {}, r"R must be a scalar \(got shape \(2,\)\)"),
-        ("Adagrad", [ONE[:1], ONE, ONE, ONE, ONE], {}, r"T must be a scalar \(got shape \(2,\)\)"),
+        ("Adagrad", [ONE, ONE[:1], ONE, ONE, ONE], {}, r"R must have one element \(got shape \(2,\)\)"),
+        ("Adagrad", [ONE[:1], ONE, ONE, ONE, ONE], {}, r"T must have one element \(got shape \(2,\)\)"),
         ("Adagrad", [ONE[:1], ONE[:1], ONE, ONE[:1], ONE], {}, "a tensor and its state must have one shape"),
         (
             "Momentum",
             [ONE[:1], ONE[:1], ONE, ONE, ONE],
             {**MOMENTUM, "mode": "fast"},
-            r"mode must be 'standard' or 'nesterov' \(got 'fast'\)",
+            r"mode must be one of standard, nesterov \(got 'fast'\)",
         ),
     ],
 )

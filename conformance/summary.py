@@ -1,0 +1,105 @@
+"""Result files put together: totals, the matrix of operators and versions, differences."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .results import OUTCOMES, Result, ResultSet
+
+# Which change of a case is for the worse: from an outcome that is right to one that is not.
+GOOD = frozenset({"passed", "adjudicated"})
+
+Totals = dict[tuple[str, str], Counter[str]]
+Matrix = dict[str, dict[int, Counter[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A case whose outcome is not what it was; None where a side does not have the case."""
+
+    backend: str
+    case: str
+    old: Result | None
+    new: Result | None
+
+    @property
+    def kind(self) -> str:
+        """`worse`, `better`, `other`, `new` or `gone`."""
+        if self.old is None:
+            return "new"
+        if self.new is None:
+            return "gone"
+        was, now = self.old.outcome in GOOD, self.new.outcome in GOOD
+        if was == now:
+            return "other"
+        return "better" if now else "worse"
+
+
+def suite_order(suite: str) -> tuple[bool, list[int], str]:
+    """Sort key: `official` first, then the releases by their version."""
+    version = suite.removeprefix("release-")
+    numbers = [int(part) for part in version.split(".") if part.isdecimal()]
+    return suite != "official", numbers, suite
+
+
+def backends_of(found: ResultSet) -> list[str]:
+    """Return the backends in the order of their first run."""
+    names = [run.backend for run in found.runs.values()] + [backend for backend, _ in found.results]
+    return list(dict.fromkeys(names))
+
+
+def suites_of(found: ResultSet) -> list[str]:
+    """Return the suites, the official one first."""
+    return sorted({result.suite for result in found.results.values()}, key=suite_order)
+
+
+def totals(found: ResultSet) -> Totals:
+    """Count outcomes by backend and suite."""
+    counts: Totals = defaultdict(Counter)
+    for result in found.results.values():
+        counts[result.backend, result.suite][result.outcome] += 1
+    return dict(counts)
+
+
+def matrix(results: Iterable[Result]) -> Matrix:
+    """Count outcomes by operator and opset version; graphs of several operators are left out."""
+    counts: Matrix = defaultdict(lambda: defaultdict(Counter))
+    for result in results:
+        if result.operator:
+            counts[operator_name(result)][result.opset][result.outcome] += 1
+    return {name: dict(sorted(row.items())) for name, row in sorted(counts.items())}
+
+
+def operator_name(result: Result) -> str:
+    """Return the operator with its domain in front, unless that is ai.onnx."""
+    return f"{result.domain}.{result.operator}" if result.domain else result.operator
+
+
+def worst(counts: Counter[str]) -> str:
+    """Return the worst outcome that was counted."""
+    return max(counts, key=OUTCOMES.index)
+
+
+def surprises(found: ResultSet) -> list[Result]:
+    """Return the cases that pass although their expectation was found to be wrong."""
+    return [r for r in found.results.values() if r.adjudicated and r.outcome == "passed"]
+
+
+def differences(old: ResultSet, new: ResultSet) -> list[Change]:
+    """Return the cases whose outcome changed; backends that only one side has are left out."""
+    both = set(backends_of(old)) & set(backends_of(new))
+    changes = []
+    for key in dict.fromkeys([*old.results, *new.results]):
+        before, after = old.results.get(key), new.results.get(key)
+        same = before is not None and after is not None and before.outcome == after.outcome
+        if key[0] in both and not same:
+            changes.append(Change(key[0], key[1], before, after))
+    order = ("worse", "other", "better", "gone", "new")
+    return sorted(changes, key=lambda c: (order.index(c.kind), c.backend, c.case))
+
+
+def regressions(baseline: ResultSet, found: ResultSet) -> list[Change]:
+    """Return the cases that were right in the baseline and are not now; cases not run now do not count."""
+    return [change for change in differences(baseline, found) if change.kind == "worse"]

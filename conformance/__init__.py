@@ -11,7 +11,7 @@ a case passes through them:
     compare.py     is what came out what was expected, and how far off is it
     runner.py      workers, time limits, restarts
     results.py     JSON lines, appended as they come
-    summary.py     result files put together: totals, matrices, differences
+    summary.py     result files put together: totals, surprises, differences
     report.py      the same for the terminal, as Markdown and as one HTML page
 
 Nothing here knows more of onnxref than any other program does: its public names.

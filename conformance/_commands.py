@@ -134,16 +134,18 @@ def report_command(
     old = None if baseline is None else load_results(baseline)
     changes = [] if old is None else differences(old, found)
     print_summary(Console(), found, changes)
-    for path, text in (
-        (markdown, lambda: to_markdown(found, changes)),
-        (html, lambda: to_html(found, old)),
-    ):
-        if path is not None:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text(), encoding="utf-8")
-            except OSError as error:
-                raise ResultsError(f"cannot write {str(path)!r}: {error.strerror}") from error
+    if markdown is not None:
+        _write_page(markdown, to_markdown(found, changes))
+    if html is not None:
+        _write_page(html, to_html(found, old))
+
+
+def _write_page(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ResultsError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
 def diff_command(old: Path, new: Path) -> bool:

@@ -37,8 +37,8 @@ def adjudications() -> dict[str, Adjudication]:
     found: dict[str, Adjudication] = {}
     for entry in tomllib.loads(text)["adjudication"]:
         # The texts are wrapped for the reader of the file.
-        fields = {k: tuple(v) if isinstance(v, list) else " ".join(v.split()) for k, v in entry.items()}
-        made = Adjudication(**fields)
+        expects, spec, why = (" ".join(entry[key].split()) for key in ("expects", "spec", "why"))
+        made = Adjudication(tuple(entry["suites"]), tuple(entry["cases"]), expects, spec, why)
         for name in (f"{suite}/{case}" for suite in made.suites for case in made.cases):
             if name in found:
                 raise ValueError(f"{name} is adjudicated twice")

@@ -187,7 +187,7 @@ def _order(array: Array) -> Array:
     bits = np.ascontiguousarray(array).view(f"u{size}").astype(np.uint64)
     if array.dtype.name == "float8_e8m0fnu":
         return bits.astype(np.int64)  # has no sign
-    width = ml_dtypes.finfo(array.dtype).bits
+    width = int(ml_dtypes.finfo(array.dtype).bits)  # type: ignore[no-untyped-call]
     sign = np.uint64(1 << (width - 1))
     magnitude = (bits & (sign - np.uint64(1))).astype(np.int64)
     return np.where(bits & sign, -magnitude, magnitude)

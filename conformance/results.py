@@ -138,7 +138,9 @@ def _parse(line: str, where: str) -> RunInfo | Result:
     try:
         facts = json.loads(line)
         kind = facts.pop("kind")
-        return {"run": RunInfo, "case": Result}[kind](**facts)
+        if kind not in ("run", "case"):
+            raise ValueError(f"its kind is {kind!r}")
+        return RunInfo(**facts) if kind == "run" else Result(**facts)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(f"{where} is no line of a results file: {error}") from error
 

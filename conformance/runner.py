@@ -139,6 +139,8 @@ class _Worker:
         line = json.dumps(case.to_json() | {"shown": shown}) + "\n"
         reply, timed_out = self._exchange(line, self._options.timeout)
         if reply is not None:
+            if reply.pop("spent", False):
+                self._stop()  # after running out of memory nothing in that process can be relied upon
             return reply
         seconds = self._options.timeout if timed_out else 0.0
         message = f"no result within {seconds:g} s" if timed_out else self._last_words()

@@ -1,18 +1,16 @@
-"""Result files put together: totals, the matrix of operators and versions, differences."""
+"""Result files put together: totals, surprises, differences."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .results import OUTCOMES, Result, ResultSet
+from .results import Result, ResultSet
 
 # Which change of a case is for the worse: from an outcome that is right to one that is not.
 GOOD = frozenset({"passed", "adjudicated"})
 
 Totals = dict[tuple[str, str], Counter[str]]
-Matrix = dict[str, dict[int, Counter[str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +61,9 @@ def totals(found: ResultSet) -> Totals:
     return dict(counts)
 
 
-def matrix(results: Iterable[Result]) -> Matrix:
-    """Count outcomes by operator and opset version; graphs of several operators are left out."""
-    counts: Matrix = defaultdict(lambda: defaultdict(Counter))
-    for result in results:
-        if result.operator:
-            counts[operator_name(result)][result.opset][result.outcome] += 1
-    return {name: dict(sorted(row.items())) for name, row in sorted(counts.items())}
-
-
 def operator_name(result: Result) -> str:
     """Return the operator with its domain in front, unless that is ai.onnx."""
     return f"{result.domain}.{result.operator}" if result.domain else result.operator
-
-
-def worst(counts: Counter[str]) -> str:
-    """Return the worst outcome that was counted."""
-    return max(counts, key=OUTCOMES.index)
 
 
 def surprises(found: ResultSet) -> list[Result]:

@@ -16,13 +16,13 @@ from onnx import numpy_helper
 
 from .errors import BrokenCaseError
 
-_SEQUENCE_FIELDS = {
+_SEQUENCE_FIELDS: dict[int, str] = {
     onnx.SequenceProto.TENSOR: "tensor_values",
     onnx.SequenceProto.SEQUENCE: "sequence_values",
     onnx.SequenceProto.MAP: "map_values",
     onnx.SequenceProto.OPTIONAL: "optional_values",
 }
-_OPTIONAL_FIELDS = {
+_OPTIONAL_FIELDS: dict[int, str] = {
     onnx.OptionalProto.TENSOR: "tensor_value",
     onnx.OptionalProto.SEQUENCE: "sequence_value",
     onnx.OptionalProto.MAP: "map_value",

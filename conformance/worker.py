@@ -42,10 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     _say(replies, {"versions": adapter.versions()})
     for line in sys.stdin:
         told = json.loads(line)
-        reply = run_case(adapter, from_json(told), told["shown"])
-        _say(replies, reply)
-        if reply.get("spent"):
-            return 0  # after running out of memory nothing in this process can be relied upon
+        _say(replies, run_case(adapter, from_json(told), told["shown"]))
     return 0
 
 
@@ -65,7 +62,8 @@ def run_case(adapter: Adapter, case: Case, shown: int = 1) -> dict[str, Any]:
     """Return the outcome of a case.
 
     It has `outcome`, `message` and `seconds`, where outputs were compared also `max_ulp` and `max_abs`, and
-    in `differences` the first `shown` of the elements that differ: where, expected, actual.
+    in `differences` the first `shown` of the elements that differ: where, expected, actual. `spent` says that
+    the process ran out of memory and should be replaced.
     """
     started = time.perf_counter()
     reply = _outcome(adapter, case, shown)
@@ -88,7 +86,7 @@ def _outcome(adapter: Adapter, case: Case, shown: int) -> dict[str, Any]:
         "message": _short(found.message),
         "max_ulp": found.max_ulp,
         "max_abs": found.max_abs,
-        "differences": [[d.where, str(d.expected), str(d.actual)] for d in found.differences],
+        "differences": [[d.where, _short(str(d.expected)), _short(str(d.actual))] for d in found.differences],
     }
 
 
@@ -110,7 +108,9 @@ def _compare_case(adapter: Adapter, case: Case, shown: int) -> Comparison:
 
 
 def _short(message: str) -> str:
+    """One line that any terminal, file and page can show."""
     text = " ".join(message.split())
+    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
     return text if len(text) <= MESSAGE_LENGTH else text[: MESSAGE_LENGTH - 4] + " ..."
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -101,6 +101,7 @@ class InferenceSession:
             that can be used here decides the backend. None leaves it to `backend`.
         backend: kernel set to use; "auto" takes the fastest that is right.
         limits: bounds on memory, time and size; None means `onnxref.DEFAULT`.
+        optimize: "all", or "none" to run the graph as it is written, every node in every run.
 
     Raises:
         ModelError: the model cannot be loaded or breaks the specification.
@@ -114,10 +115,14 @@ class InferenceSession:
         providers: Sequence[str] | None = None,
         backend: str = "auto",
         limits: Limits | None = None,
+        optimize: Literal["all", "none"] = "all",
     ) -> None:
         from .model import load_model
 
         self._backend = _choose_backend(backend if providers is None else _backend_of(providers))
+        if optimize not in ("all", "none"):
+            raise ValueError(f"optimize must be 'all' or 'none' (got {optimize!r})")
+        self._fold = optimize == "all"
         self._limits = DEFAULT if limits is None else limits
         self._model = load_model(model, self._limits)
         self._generator = np.random.default_rng()
@@ -204,7 +209,9 @@ class InferenceSession:
             if plan is None:
                 if names is not None and len(set(names)) != len(names):
                     raise OutputError(f"an output is asked for twice (got {list(names)})")
-                plan = build_plan(self._model, names, backend=self._backend, limits=self._limits)
+                plan = build_plan(
+                    self._model, names, backend=self._backend, limits=self._limits, fold=self._fold
+                )
                 self._plans[names] = plan
             return plan
 

@@ -31,6 +31,7 @@ from ..graph import (
 from ..limits import DEFAULT, Budget, Limits
 from ..registry import Body, Context, Operator
 from ._check import check_against_schema, check_against_signature
+from ._fold import Folder, is_foldable
 from ._functions import bind_attributes, check_call, function_graph
 from ._steps import NO_SLOT, Plan, Step, memory_owner, read_only
 from ._types import TypeRule, value_type_string
@@ -43,14 +44,18 @@ def build_plan(
     *,
     backend: str = "numpy",
     limits: Limits = DEFAULT,
+    fold: bool = True,
 ) -> Plan:
     """Return the plan that computes `outputs` (names of any values of the graph; None: all its outputs).
+
+    Args:
+        fold: compute what depends on constants only while planning; False plans the graph as written.
 
     Raises:
         ModelError: a node breaks its schema's rules or nothing implements it.
         OutputError: an output is not a value of the graph.
     """
-    shared = _Shared(model, backend, Budget(limits))
+    shared = _Shared(model, backend, Budget(limits), Folder(limits) if fold else None)
     graph = model.graph
     if outputs is not None:
         graph = replace(graph, outputs=tuple(_find_output(graph, name) for name in outputs))
@@ -70,7 +75,8 @@ def _find_output(graph: Graph, name: str) -> Value:
 class _Shared:
     """What all builders of one model have in common."""
 
-    def __init__(self, model: Model, backend: str, budget: Budget) -> None:
+    def __init__(self, model: Model, backend: str, budget: Budget, folder: Folder | None) -> None:
+        self.folder = folder
         self.model = model
         self.backend = backend
         self.budget = budget
@@ -111,6 +117,7 @@ class _Builder:
         output_slots = tuple(self.slot_of(value.name) if value.name else NO_SLOT for value in graph.outputs)
         self.check_output_types()
         self.free_at_last_use(output_slots)
+        self.drop_unused_constants(output_slots)
         return Plan(
             name=graph.name,
             input_names=tuple(value.name for value in graph.inputs),
@@ -150,6 +157,10 @@ class _Builder:
         self.constants.add(slot)
         self.types[name] = value_type_string(array)
 
+    def is_fixed(self, slot: int) -> bool:
+        """Whether a slot holds the same value in every run: a constant that no input can override."""
+        return slot in self.constants and slot > len(self.graph.inputs)
+
     def slot_of(self, name: str) -> int:
         """Return the slot of a value of this graph, capturing it from the surrounding one if need be."""
         if not name:
@@ -160,6 +171,9 @@ class _Builder:
         if self.parent is None:
             raise InvalidGraphError(f"graph {self.graph.name!r} uses {name!r}, which nothing defines")
         outer = self.parent.slot_of(name)
+        if self.parent.is_fixed(outer):
+            self.add_constant(name, self.parent.template[outer])
+            return self.slots[name]
         inner = self.new_slot(name)
         self.captures.append((outer, inner))
         return inner
@@ -184,8 +198,25 @@ class _Builder:
                     _Builder(body, self.shared, self, self.depth + 1).check()
                 return
             step = self.operator_step(node, operator, rule)
+        if self.fold(step):
+            return
         step.outputs = tuple(self.new_slot(n) if n in used else NO_SLOT for n in node.outputs)
         self.steps.append(step)
+
+    def fold(self, step: Step) -> bool:
+        """Make the step's outputs constants, if it only depends on constants."""
+        folder = self.shared.folder
+        if folder is None or not is_foldable(step):
+            return False
+        if not all(slot == NO_SLOT or self.is_fixed(slot) for slot in step.inputs):
+            return False
+        values = folder.fold(step, [self.template[slot] for slot in step.inputs])
+        if values is None:
+            return False
+        for name, value in zip(step.node.outputs, values, strict=False):
+            if name:
+                self.add_constant(name, value)
+        return True
 
     def check_node(self, node: Node, operator: Operator) -> TypeRule | None:
         found = None if operator.user_defined else schema.find(node.domain, node.op_type, node.opset)
@@ -216,6 +247,7 @@ class _Builder:
             cost_arguments=values,
             bodies={k: self.body_plan(v) for k, v in node.attributes.items() if isinstance(v, Graph)},
             type_rule=rule,
+            user_defined=operator.user_defined,
         )
 
     def body_plan(self, graph: Graph) -> Plan:
@@ -242,6 +274,18 @@ class _Builder:
             known = _Builder(graph, self.shared, None, self.depth + 1).build()
             self.shared.function_plans[key] = known
         return known
+
+    def drop_unused_constants(self, output_slots: Iterable[int]) -> None:
+        """Forget what was only needed to fold something else."""
+        used = set(output_slots)
+        for step in self.steps:
+            used.update(step.inputs)
+            for body in step.bodies.values():
+                used.update(outer for outer, _ in body.captures)
+        for slot in self.constants - used:
+            if self.is_fixed(slot):
+                self.template[slot] = None
+                self.constants.remove(slot)
 
     def check_output_types(self) -> None:
         for value in self.graph.outputs:

@@ -43,6 +43,7 @@ class Step:
         frees: slots whose value is not needed after this step.
         bodies: subgraph attributes by name.
         type_rule: None where no schema constrains the inputs.
+        user_defined: the kernel is one that the caller registered.
     """
 
     node: Node
@@ -55,6 +56,7 @@ class Step:
     cost_arguments: Mapping[str, Any] = field(default_factory=dict)
     bodies: Mapping[str, Plan] = field(default_factory=dict)
     type_rule: TypeRule | None = None
+    user_defined: bool = False
     frees: tuple[int, ...] = ()
 
     @property

@@ -1,4 +1,4 @@
-"""Backends that misbehave, for the workers of the tests. What they do is chosen by the input's first value."""
+"""Backends that misbehave in one way each, for the workers of the tests."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ def wrong(model: bytes, inputs: list[Any]) -> list[Any]:
 
 def raises(model: bytes, inputs: list[Any]) -> list[Any]:
     raise ValueError("no such thing\nas a second line")
+
+
+def raises_gibberish(model: bytes, inputs: list[Any]) -> list[Any]:
+    raise ValueError("\x1b[31mred\udcff")
 
 
 def refuses(model: bytes, inputs: list[Any]) -> list[Any]:
@@ -52,8 +56,8 @@ def leaves(model: bytes, inputs: list[Any]) -> list[Any]:
     sys.exit(3)
 
 
-def told_by_input(model: bytes, inputs: list[Any]) -> list[Any]:
-    """Abort the first time in each process's life that the marker file does not exist yet."""
+def aborts_once(model: bytes, inputs: list[Any]) -> list[Any]:
+    """Abort where the marker file does not exist yet."""
     marker = os.environ["FAKE_MARKER"]
     if not os.path.exists(marker):
         open(marker, "w").close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-
 from onnxref.conformance import values
 from onnxref.conformance.cases import Case, DataSet, describe_model
 

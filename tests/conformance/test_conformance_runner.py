@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_cases import neg_case
-
 from onnxref.conformance import BackendUnavailableError
 from onnxref.conformance.cases import Case, write_case
 from onnxref.conformance.runner import MIB, Reply, RunOptions, probe, run_cases
@@ -27,6 +26,7 @@ def _run(spec: str, cases: Iterable[Case], options: RunOptions = OPTIONS) -> dic
         ("prints", "passed", ""),
         ("wrong", "failed", "1 of 2 elements differ, the first at output[0][1]: -1.0 instead of -2.0"),
         ("raises", "error", "ValueError: no such thing as a second line"),
+        ("raises_gibberish", "error", r"ValueError: \x1b[31mred\xdcff"),
         ("refuses", "unsupported", "Neg is beyond me"),
         ("aborts", "crashed", "SIGABRT: last words"),
         ("leaves", "crashed", "exit status 3"),
@@ -53,7 +53,7 @@ def test_a_hang_is_a_timeout() -> None:
 def test_the_worker_is_restarted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FAKE_MARKER", str(tmp_path / "marker"))
     cases = [neg_case(f"test_{i}") for i in range(4)]
-    found = _run("told_by_input", cases, RunOptions(jobs=1, timeout=60))
+    found = _run("aborts_once", cases, RunOptions(jobs=1, timeout=60))
     assert [reply["outcome"] for reply in found.values()] == ["crashed", "passed", "passed", "passed"]
 
 

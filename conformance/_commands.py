@@ -178,10 +178,10 @@ def _print_case(console: Console, backend: str, case: Case, reply: Reply) -> Non
     console.print(Text(f"{backend}  {case.id}: "), Text(outcome, style=STYLES[outcome]), sep="")
     if reply["message"]:
         console.print(Text(reply["message"]))
-    if reply.get("max_ulp") is not None:
-        console.print(
-            f"largest error: {reply['max_ulp']:g} ulp, {reply['max_abs']} absolute", highlight=False
-        )
+    units = {"max_ulp": "ulp", "max_abs": "absolute"}
+    sizes = [f"{reply[name]:g} {unit}" for name, unit in units.items() if reply.get(name) is not None]
+    if sizes:
+        console.print(f"largest error: {', '.join(sizes)}", highlight=False)
     if reply.get("differences"):
         table = Table(header_style="bold cyan")
         for column in ("where", "expected", "actual"):

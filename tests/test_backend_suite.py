@@ -7,13 +7,6 @@ passes, and replaced by a test of our own:
   `tests/kernels/test_random.py`.
 - `test_loop16_seq_none` fails in the suite's own comparison, which takes `len()` of a 0-d array.
   `test_loop16_seq_none_with_a_working_comparison` below runs the same model and data.
-
-One case has a wider tolerance than its own. `test_attention_4d_causal_fp16_expanded` compares with numbers
-that were rounded to float16 at every step inside of Softmax, and allows 1e-3, about one unit in the last
-place of float16. Softmax here is rounded once: two elements of 192 differ by two units, although the result
-as a whole is closer to the exact one than the expected numbers are. It gets 2**-9, two units, which is what
-the suite itself grants to bfloat16. (ONNX Runtime 1.31 differs by as much from the same numbers in
-`test_attention_4d_causal_fp16`.)
 """
 
 from __future__ import annotations
@@ -27,7 +20,6 @@ import numpy as np
 os.environ.setdefault("ONNX_HOME", tempfile.mkdtemp(prefix="onnx-home-"))
 
 import onnx.backend.test
-from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import load_model_tests
 
 import onnxref
@@ -39,15 +31,8 @@ _suite.xfail("^test_loop16_seq_none_cpu")
 globals().update(_suite.test_cases)
 
 
-def _node_case(name: str) -> TestCase:
-    return next(case for case in load_model_tests(kind="node") if case.name == name)
-
-
-_node_case("test_attention_4d_causal_fp16_expanded").rtol = 2**-9
-
-
 def test_loop16_seq_none_with_a_working_comparison() -> None:
-    case = _node_case("test_loop16_seq_none")
+    case = next(c for c in load_model_tests(kind="node") if c.name == "test_loop16_seq_none")
     session = onnxref.InferenceSession(case.model)
     for inputs, expected in case.data_sets:
         (actual,) = session.run(None, inputs)

@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from onnxref.dtypes import Array
+from onnxref.dtypes import LOW_PRECISION, Array
 from onnxref.errors import KernelError
 from onnxref.registry import op
 
@@ -241,7 +241,26 @@ def _hardmax(x: Array, axis: int) -> Array:
     return result
 
 
-def _register_softmax(op_type: str, function: Callable[[Array, int], Any]) -> None:
+@op("Softmax", since=13)
+def softmax_13(input: Array, *, axis: int = -1) -> Array:
+    """Divide exp(input) by its sum along one axis of any shape (ONNX Softmax-13).
+
+    float16 and bfloat16 are rounded after every step, as in the function body; the official tests
+    tell this from rounding once.
+    """
+    axis = normalize_axis(axis, input.ndim)
+    if not input.size:
+        return input
+    if input.dtype not in LOW_PRECISION:
+        return softmax(input, axis)
+    x = widen(input)
+    shifted = narrow(x - x.max(axis, keepdims=True), input.dtype)
+    powers = widen(narrow(np.exp(widen(shifted)), input.dtype))
+    total = widen(narrow(powers.sum(axis, keepdims=True), input.dtype))
+    return narrow(powers / total, input.dtype)
+
+
+def _register_coerced(op_type: str, function: Callable[[Array, int], Any]) -> None:
     @op(op_type, since=(1, 11))
     @in_float32
     def coerced(input: Array, *, axis: int = 1) -> Any:
@@ -252,6 +271,8 @@ def _register_softmax(op_type: str, function: Callable[[Array, int], Any]) -> No
         rows = input.reshape(math.prod(input.shape[:split]), -1)
         return function(rows, 1).reshape(input.shape)
 
+
+def _register_along_axis(op_type: str, function: Callable[[Array, int], Any]) -> None:
     @op(op_type, since=13)
     @in_float32
     def along_axis(input: Array, *, axis: int = -1) -> Any:
@@ -260,6 +281,8 @@ def _register_softmax(op_type: str, function: Callable[[Array, int], Any]) -> No
         return function(input, axis) if input.size else input
 
 
-_register_softmax("Softmax", softmax)
-_register_softmax("LogSoftmax", log_softmax)
-_register_softmax("Hardmax", _hardmax)
+_register_coerced("Softmax", softmax)
+_register_coerced("LogSoftmax", log_softmax)
+_register_coerced("Hardmax", _hardmax)
+_register_along_axis("LogSoftmax", log_softmax)
+_register_along_axis("Hardmax", _hardmax)

@@ -8,7 +8,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SPEECH := silero-vad==6.2.3
 MODELS := $(SPEECH) magika==1.0.3 rapidocr-onnxruntime==1.4.4
 
-.PHONY: demo test check bench clean
+RESULTS := conformance/results
+
+.PHONY: demo test check bench conformance clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -23,6 +25,15 @@ check: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/real_models.py
+
+# After an interruption it goes on where it was. conformance/results/README.md tells more.
+conformance: $(VENV)/.test
+	$(BIN)/onnxref conformance run --backend numpy --backend onnxruntime --backend onnx.reference \
+		--suite all --resume --out $(RESULTS)/baseline.jsonl
+	$(BIN)/onnxref conformance report $(RESULTS)/baseline.jsonl \
+		--markdown $(RESULTS)/scoreboard.md --html $(RESULTS)/scoreboard.html
+	gzip -9 -n -f $(RESULTS)/baseline.jsonl
+	find $(RESULTS) -name scoreboard.html -size +1000k -delete
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

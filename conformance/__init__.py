@@ -12,7 +12,9 @@ a case passes through them:
     runner.py      workers, time limits, restarts
     results.py     JSON lines, appended as they come
     summary.py     result files put together: totals, surprises, differences
-    report.py      the same for the terminal, as Markdown and as one HTML page
+    report.py      the same for the terminal and as Markdown
+    page.py        the same as one HTML page
+    fuzz.py        drawn cases on several backends; imports hypothesis, so only when asked for
 
 Nothing here knows more of onnxref than any other program does: its public names. Importing this package costs
 next to nothing, because the command line imports it before it knows which command is meant.

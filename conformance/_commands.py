@@ -23,11 +23,12 @@ from rich.text import Text
 from .adjudications import EXPLAINED, adjudications
 from .cases import Case, write_case
 from .errors import ResultsError, SuiteError
-from .report import STYLES, print_changes, print_summary, to_html, to_markdown
+from .page import to_html
+from .report import STYLES, print_changes, print_summary, to_markdown
 from .results import Result, ResultSet, ResultsWriter, RunInfo, load_results
 from .runner import MIB, Reply, RunOptions, probe, run_cases
-from .suites import collect, find_case
-from .summary import differences, regressions
+from .suites import SUITES, collect, find_case
+from .summary import differences, regressions, trend
 
 SHOWN = 20  # differing elements that `case` lists
 
@@ -52,7 +53,8 @@ def run_command(
     expected = None if baseline is None else load_results(baseline)
     earlier = load_results(out) if resume and out is not None and out.exists() else ResultSet()
     runs = [RunInfo.now(backend, probe(backend, options)) for backend in dict.fromkeys(backends)]
-    cases = [case for case in collect(suites, releases) if _matcher(pattern)(case.id)]
+    chosen = SUITES if "all" in suites else suites
+    cases = [case for case in collect(chosen, releases) if _matcher(pattern)(case.id)]
     if not cases:
         raise SuiteError(f"no case matches {pattern!r}")
     found = _run_all(runs, cases, options, earlier, out)
@@ -116,6 +118,7 @@ def make_result(run: RunInfo, case: Case, reply: Reply) -> Result:
         operator=case.operator,
         domain=case.domain,
         opset=case.opset,
+        type=type_of(case),
         outcome="adjudicated" if explained else reply["outcome"],
         message=reply["message"],
         max_ulp=reply.get("max_ulp"),
@@ -126,18 +129,27 @@ def make_result(run: RunInfo, case: Case, reply: Reply) -> Result:
     )
 
 
+def type_of(case: Case) -> str:
+    """Return the element type that a case tests; one of the `types` suite has it at the end of its name."""
+    return case.name.rpartition("-")[2] if case.suite == "types" else case.type
+
+
 def report_command(
     files: Sequence[Path], *, markdown: Path | None, html: Path | None, baseline: Path | None
 ) -> None:
     """Print the summary and write the pages that were asked for."""
-    found = load_results(*files)
+    sets = [load_results(path) for path in files]
+    found = ResultSet()
+    for one in sets:
+        found.update(one)
     old = None if baseline is None else load_results(baseline)
     changes = [] if old is None else differences(old, found)
+    trends = trend(sets)
     print_summary(Console(), found, changes)
     if markdown is not None:
-        _write_page(markdown, to_markdown(found, changes))
+        _write_page(markdown, to_markdown(found, changes, trends))
     if html is not None:
-        _write_page(html, to_html(found, old))
+        _write_page(html, to_html(found, changes, trends))
 
 
 def _write_page(path: Path, text: str) -> None:

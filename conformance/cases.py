@@ -25,6 +25,8 @@ from .errors import BrokenCaseError, SuiteError
 # Tolerances that the official suite grants where a case states none.
 RTOL, ATOL = 1e-3, 1e-7
 
+_TYPE_NAMES = {number: name.lower() for name, number in onnx.TensorProto.DataType.items() if number}
+
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
@@ -45,6 +47,9 @@ class Case:
         operator: what is tested: the one node's operator, or "" for a graph of several nodes.
         domain: the operator's domain; "" is ai.onnx.
         opset: the version of that domain that the model imports; 0 where the model is unreadable.
+        type: the element type that is tested, such as `float16`: that of the first input; "" for none.
+        types_only: nobody foretold the values: outputs must have the types and shapes that the graph
+            declares, and the data sets hold no outputs.
         folder: where the case lies; None for a case that is held in memory, in `model` and `data_sets`.
     """
 
@@ -54,8 +59,10 @@ class Case:
     operator: str = ""
     domain: str = ""
     opset: int = 0
+    type: str = ""
     rtol: float = RTOL
     atol: float = ATOL
+    types_only: bool = False
     folder: Path | None = None
     model: bytes = field(default=b"", repr=False)
     data_sets: tuple[DataSet, ...] = field(default=(), repr=False)
@@ -90,6 +97,8 @@ class Case:
     def to_json(self) -> dict[str, Any]:
         """Return the case as a worker is told of it."""
         told: dict[str, Any] = {"id": self.id, "rtol": self.rtol, "atol": self.atol}
+        if self.types_only:
+            told["types_only"] = True
         if self.folder is not None:
             return told | {"folder": str(self.folder)}
         data = [[_texts(data_set.inputs), _texts(data_set.outputs)] for data_set in self.data_sets]
@@ -100,6 +109,7 @@ def from_json(told: dict[str, Any]) -> Case:
     """Return the case that `Case.to_json` described; its operator and opset are not told."""
     suite, group, name = told["id"].split("/", 2)
     case = {"suite": suite, "group": group, "name": name, "rtol": told["rtol"], "atol": told["atol"]}
+    case["types_only"] = told.get("types_only", False)
     if "folder" in told:
         return Case(**case, folder=Path(told["folder"]))
     data_sets = tuple(DataSet(_bytes(inputs), _bytes(outputs)) for inputs, outputs in told["data_sets"])
@@ -125,13 +135,15 @@ def parse_model(data: bytes) -> onnx.ModelProto:
     return model
 
 
-def decode_data_set(model: onnx.ModelProto, data_set: DataSet) -> tuple[list[Any], list[Any]]:
+def decode_data_set(
+    model: onnx.ModelProto, data_set: DataSet, types_only: bool = False
+) -> tuple[list[Any], list[Any]]:
     """Return inputs and expected outputs as Python values, by the types that the graph declares."""
     pairs = ((model.graph.input, data_set.inputs), (model.graph.output, data_set.outputs))
     for (declared, files), kind in zip(pairs, ("input", "output"), strict=True):
         if len(files) > len(declared):
             raise BrokenCaseError(f"{len(files)} {kind} files for a model with {len(declared)} {kind}s")
-    if len(data_set.outputs) != len(model.graph.output):
+    if not types_only and len(data_set.outputs) != len(model.graph.output):
         raise BrokenCaseError(f"{len(data_set.outputs)} output files for {len(model.graph.output)} outputs")
     inputs, outputs = (
         [values.decode(data, info.type) for info, data in zip(declared, files, strict=False)]
@@ -141,13 +153,28 @@ def decode_data_set(model: onnx.ModelProto, data_set: DataSet) -> tuple[list[Any
 
 
 def describe_model(model: onnx.ModelProto) -> dict[str, Any]:
-    """Return the operator, domain and opset version that a model tests."""
+    """Return the operator, domain, opset version and element type that a model tests."""
     imports = {_canonical(entry.domain): entry.version for entry in model.opset_import}
     nodes = [node for node in model.graph.node if node.op_type != "Constant"] or list(model.graph.node)
     operators = {(_canonical(node.domain), node.op_type) for node in nodes}
     domain, operator = operators.pop() if len(operators) == 1 else ("", "")
     opset = imports.get(domain, 1 if not imports else 0)
-    return {"operator": operator, "domain": domain, "opset": opset}
+    return {"operator": operator, "domain": domain, "opset": opset, "type": element_type(model)}
+
+
+def element_type(model: onnx.ModelProto) -> str:
+    """Return the element type of the first input, in the spelling of schemas; "" where there is none."""
+    held = {tensor.name for tensor in model.graph.initializer}
+    declared = next((info.type for info in model.graph.input if info.name not in held), onnx.TypeProto())
+    while kind := declared.WhichOneof("value"):
+        inner = getattr(declared, kind)
+        if hasattr(inner, "value_type"):
+            declared = inner.value_type  # a map
+        elif isinstance(inner.elem_type, int):
+            return _TYPE_NAMES.get(inner.elem_type, "")
+        else:
+            declared = inner.elem_type
+    return ""
 
 
 def _canonical(domain: str) -> str:
@@ -161,6 +188,7 @@ def read_case(folder: Path, suite: str, group: str) -> Case:
         facts = describe_model(parse_model((folder / "model.onnx").read_bytes()))
         tolerances = json.loads((folder / "data.json").read_text()) if (folder / "data.json").exists() else {}
         facts |= {key: float(tolerances[key]) for key in ("rtol", "atol") if key in tolerances}
+        facts["types_only"] = tolerances.get("types_only") is True
     except (OSError, ValueError, TypeError, BrokenCaseError):
         # The worker meets the same fault and makes it the outcome; here it only costs the description.
         return Case(suite=suite, group=group, name=folder.name, folder=folder)
@@ -178,7 +206,9 @@ def write_case(case: Case, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "model.onnx").write_bytes(model)
-        tolerances = {"rtol": case.rtol, "atol": case.atol}
+        tolerances: dict[str, Any] = {"rtol": case.rtol, "atol": case.atol}
+        if case.types_only:
+            tolerances["types_only"] = True
         (folder / "data.json").write_text(json.dumps(tolerances) + "\n")
         for number, data_set in enumerate(data_sets):
             inner = folder / f"test_data_set_{number}"

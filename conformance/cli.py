@@ -46,7 +46,11 @@ def run(
     backends: Backends,
     suites: Annotated[
         list[str] | None,
-        typer.Option("--suite", "-s", help="official or releases. Repeat for both. [default: official]"),
+        typer.Option(
+            "--suite",
+            "-s",
+            help="official, releases, types, versions or all. Repeat for several. [default: official]",
+        ),
     ] = None,
     releases: Releases = None,
     pattern: Annotated[
@@ -141,3 +145,35 @@ def export(
 
     with _reported_errors():
         export_command(name, folder, releases or [])
+
+
+@app.command()
+def fuzz(
+    backends: Backends,
+    operators: Annotated[
+        list[str] | None,
+        typer.Option("--operator", help="Operator, or chain. Repeat for several. [default: all]"),
+    ] = None,
+    examples: Annotated[int, typer.Option(min=1, help="Cases to draw for each operator.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same cases.")] = 0,
+    seconds: Annotated[float, typer.Option(min=0, help="Stop after this time; 0 is no limit.")] = 0.0,
+    opset: Annotated[int, typer.Option(min=13, help="Version of ai.onnx.")] = 23,
+    refusals: Annotated[
+        bool, typer.Option("--refusals", help="Save where one backend refuses what another runs.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for what is found.")] = Path("fuzz"),
+) -> None:
+    """Draw cases and compare backends with the first one; status 1 if something new is found."""
+    with _reported_errors():
+        from .fuzz import FuzzOptions, fuzz_command
+
+        options = FuzzOptions(
+            operators=tuple(operators or ()),
+            examples=examples,
+            seed=seed,
+            seconds=seconds,
+            opset=opset,
+            refusals=refusals,
+        )
+        found = fuzz_command(backends, options, out)
+    raise typer.Exit(1 if found else 0)

@@ -4,7 +4,8 @@ ConformanceError
 ├── BackendUnavailableError    a backend cannot be imported, or does not exist
 ├── BrokenCaseError            a case's own files cannot be read; an outcome, never the end of a run
 ├── SuiteError                 a suite, a release or a case that was asked for cannot be had
-└── ResultsError               a results file cannot be read or written
+├── ResultsError               a results file cannot be read or written
+└── FuzzError                  fuzzing was asked for what it cannot do
 """
 
 from __future__ import annotations
@@ -30,3 +31,7 @@ class SuiteError(ConformanceError):
 
 class ResultsError(ConformanceError):
     """A results file cannot be read or written."""
+
+
+class FuzzError(ConformanceError):
+    """Fuzzing was asked for what it cannot do."""

@@ -1,14 +1,10 @@
-"""The scoreboard: for the terminal, as Markdown, and as one HTML page that needs nothing else."""
+"""The scoreboard: for the terminal and as Markdown."""
 
 from __future__ import annotations
 
 import html
-import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from importlib import resources
-from string import Template
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -17,12 +13,13 @@ from rich.text import Text
 from .results import OUTCOMES, Result, ResultSet, RunInfo
 from .summary import (
     Change,
+    Point,
     backends_of,
-    differences,
-    operator_name,
+    newest_runs,
     suites_of,
     surprises,
     totals,
+    totals_by_type,
 )
 
 STYLES = {
@@ -36,12 +33,6 @@ STYLES = {
     "crashed": "bold red",
 }
 LISTED = 20  # cases of a kind that are named in the terminal
-
-
-class _Page(Template):
-    """A template whose placeholders do not collide with JavaScript's `$`."""
-
-    delimiter = "%%"
 
 
 def print_summary(console: Console, found: ResultSet, changes: Sequence[Change] = ()) -> None:
@@ -95,9 +86,10 @@ def print_changes(console: Console, changes: Sequence[Change]) -> None:
     """Print each case whose outcome changed, the worse first."""
     colours = {"worse": "red", "better": "green"}
     for change in changes:
+        was, now = outcome_name(change.old), outcome_name(change.new)
         console.print(
             Text(f"{change.kind:7}", style=colours.get(change.kind, "")),
-            Text(f"{change.backend}  {change.case}: {_outcome(change.old)} -> {_outcome(change.new)}"),
+            Text(f"{change.backend}  {change.case}: {was} -> {now}"),
             Text(change.new.message[:200] if change.new else "", style="dim"),
             soft_wrap=True,
         )
@@ -105,11 +97,14 @@ def print_changes(console: Console, changes: Sequence[Change]) -> None:
     console.print(", ".join(f"{count} {kind}" for kind, count in counted.items()) or "no differences")
 
 
-def _outcome(result: Result | None) -> str:
+def outcome_name(result: Result | None) -> str:
+    """Return the outcome; "-" where there is no result."""
     return "-" if result is None else result.outcome
 
 
-def to_markdown(found: ResultSet, changes: Sequence[Change] = ()) -> str:
+def to_markdown(
+    found: ResultSet, changes: Sequence[Change] = (), trends: Mapping[str, Sequence[Point]] | None = None
+) -> str:
     """Return the scoreboard as Markdown."""
     lines = ["# ONNX backend scoreboard", "", *_markdown_runs(found), ""]
     backends, suites, counts = backends_of(found), suites_of(found), totals(found)
@@ -119,31 +114,51 @@ def to_markdown(found: ResultSet, changes: Sequence[Change] = ()) -> str:
     lines += ["## Cases passed", "", *_markdown_table(["suite", *backends], rows), ""]
     rows = [[name, *(str(counter[name]) for counter in sums)] for name in OUTCOMES]
     lines += ["## Outcomes", "", *_markdown_table(["outcome", *backends], rows), ""]
+    lines += _markdown_types(found) + _markdown_trend(trends or {})
     for backend in backends:
         lines += _markdown_cases(backend, found)
     passing = [f"- {r.backend}: `{r.id}`" for r in surprises(found)]
     if passing:
         lines += ["## Passes although adjudicated", "", *passing, ""]
     if changes:
-        rows = [[c.kind, c.backend, f"`{c.case}`", _outcome(c.old), _outcome(c.new)] for c in changes]
+        rows = [[c.kind, c.backend, f"`{c.case}`", outcome_name(c.old), outcome_name(c.new)] for c in changes]
         lines += ["## Differences", "", *_markdown_table(["", "backend", "case", "was", "is"], rows), ""]
     return "\n".join(lines)
 
 
-def _newest_runs(found: ResultSet) -> list[RunInfo]:
-    return list({run.backend: run for run in found.runs.values()}.values())
+def _markdown_types(found: ResultSet) -> list[str]:
+    counts, backends = totals_by_type(found), backends_of(found)
+    types = sorted({name for _, name in counts})
+    if not types:
+        return []
+    rows = [[f"`{name}`", *(_share(counts.get((b, name))) for b in backends)] for name in types]
+    return ["## By element type", "", *_markdown_table(["type", *backends], rows), ""]
+
+
+def _markdown_trend(trends: Mapping[str, Sequence[Point]]) -> list[str]:
+    rows = [
+        [backend, point.date[:10], versions_line(point.versions), _share(point.outcomes)]
+        for backend, points in trends.items()
+        for point in points
+    ]
+    head = ["backend", "date", "versions", "passed"]
+    return ["## Trend", "", *_markdown_table(head, rows), ""] if rows else []
 
 
 def _markdown_runs(found: ResultSet) -> list[str]:
-    rows = [[run.backend, _versions(run), run.date, _machine(run)] for run in _newest_runs(found)]
+    rows = [
+        [run.backend, versions_line(run.versions), run.date, machine_line(run)] for run in newest_runs(found)
+    ]
     return _markdown_table(["backend", "versions", "date", "machine"], rows)
 
 
-def _versions(run: RunInfo) -> str:
-    return ", ".join(f"{name} {version}" for name, version in run.versions.items())
+def versions_line(versions: Mapping[str, str]) -> str:
+    """Return versions as one line of text."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def _machine(run: RunInfo) -> str:
+def machine_line(run: RunInfo) -> str:
+    """Return the machine of a run as one line of text."""
     facts = run.machine
     return f"{facts.get('system')}, {facts.get('cpus')} CPUs, Python {facts.get('python')}"
 
@@ -179,49 +194,3 @@ def _cell(message: str) -> str:
 def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     return lines + [f"| {' | '.join(row)} |" for row in rows]
-
-
-def to_html(found: ResultSet, baseline: ResultSet | None = None) -> str:
-    """Return the scoreboard as one HTML page: its data as JSON, its style and script inside."""
-    changes = [] if baseline is None else differences(baseline, found)
-    # "<" would let a message close the script element that holds the data.
-    data = json.dumps(_page_data(found, changes), separators=(",", ":")).replace("<", "\\u003c")
-    page = (resources.files(__package__) / "report.html").read_text(encoding="utf-8")
-    return _Page(page).substitute(data=data)
-
-
-def _page_data(found: ResultSet, changes: Sequence[Change]) -> dict[str, Any]:
-    backends, suites = backends_of(found), suites_of(found)
-    operators = sorted({operator_name(r) for r in found.results.values() if r.operator})
-    index = {name: i for i, name in enumerate(operators)}
-    cases: dict[str, list[list[Any]]] = {backend: [] for backend in backends}
-    for result in found.results.values():
-        cases[result.backend].append(
-            [
-                suites.index(result.suite),
-                f"{result.group}/{result.case}",
-                index[operator_name(result)] if result.operator else -1,
-                result.opset,
-                OUTCOMES.index(result.outcome),
-                result.message,
-                result.max_ulp,
-                result.max_abs,
-                result.seconds,
-                int(result.adjudicated),
-            ]
-        )
-    return {
-        "outcomes": OUTCOMES,
-        "backends": backends,
-        "suites": suites,
-        "operators": operators,
-        "runs": [
-            {"backend": r.backend, "versions": _versions(r), "date": r.date, "machine": _machine(r)}
-            for r in _newest_runs(found)
-        ],
-        "cases": cases,
-        "changes": [
-            [c.kind, c.backend, c.case, _outcome(c.old), _outcome(c.new), c.new.message if c.new else ""]
-            for c in changes
-        ],
-    }

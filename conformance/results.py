@@ -64,6 +64,7 @@ class Result:
         max_ulp, max_abs: as of `compare.Comparison`; None where nothing was compared.
         adjudicated: whether the case's expectation has been found wrong; a pass is then worth a look.
         was: the outcome that "adjudicated" stands for, else "".
+        type: the element type that the case tests; "" also in files that are older than this field.
     """
 
     run: str
@@ -81,6 +82,7 @@ class Result:
     seconds: float = 0.0
     adjudicated: bool = False
     was: str = ""
+    type: str = ""
 
     @property
     def id(self) -> str:
@@ -100,6 +102,11 @@ class ResultSet:
             self.runs[item.run] = item
         else:
             self.results[item.backend, item.id] = item
+
+    def update(self, other: ResultSet) -> None:
+        """Add all of another set; its results win."""
+        self.runs.update(other.runs)
+        self.results.update(other.results)
 
     def finished(self, backend: str, versions: dict[str, str]) -> set[str]:
         """Return the cases that have a result of this backend at these versions."""

@@ -51,7 +51,7 @@ def probe(spec: str, options: RunOptions) -> dict[str, str]:
     Raises:
         BackendUnavailableError: it cannot be imported, or there is none of that name.
     """
-    with _Worker(spec, options) as worker:
+    with Worker(spec, options) as worker:
         return worker.versions
 
 
@@ -66,11 +66,11 @@ def run_cases(
     finished: queue.SimpleQueue[tuple[Case, Reply] | BaseException | None] = queue.SimpleQueue()
     stop = threading.Event()
 
-    workers: list[_Worker] = []
+    workers: list[Worker] = []
 
     def serve() -> None:
         try:
-            with _Worker(spec, options) as worker:
+            with Worker(spec, options) as worker:
                 workers.append(worker)
                 while not stop.is_set():
                     try:
@@ -103,7 +103,7 @@ def run_cases(
             thread.join()
 
 
-class _Worker:
+class Worker:
     """One child process and the pipes to it; restarts it when a case is due and it is gone."""
 
     def __init__(self, spec: str, options: RunOptions) -> None:
@@ -117,7 +117,7 @@ class _Worker:
             self.__exit__()
             raise
 
-    def __enter__(self) -> _Worker:
+    def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,12 +132,18 @@ class _Worker:
 
     def run(self, case: Case, shown: int) -> Reply:
         """Run one case; a worker that does not survive it gives the outcome all the same."""
+        return self._serve(case.to_json() | {"shown": shown})
+
+    def outputs(self, case: Case) -> Reply:
+        """Run a case without expectations; `outputs` of the reply are `.pb` files in base64."""
+        return self._serve(case.to_json() | {"outputs": True})
+
+    def _serve(self, told: dict[str, Any]) -> Reply:
         if self._process is None or self._process.poll() is not None:
             self._stop()
             self._start()
         self._clear_stderr()
-        line = json.dumps(case.to_json() | {"shown": shown}) + "\n"
-        reply, timed_out = self._exchange(line, self._options.timeout)
+        reply, timed_out = self._exchange(json.dumps(told) + "\n", self._options.timeout)
         if reply is not None:
             if reply.pop("spent", False):
                 self._stop()  # after running out of memory nothing in that process can be relied upon

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .results import Result, ResultSet
+from .results import Result, ResultSet, RunInfo
 
 # Which change of a case is for the worse: from an outcome that is right to one that is not.
 GOOD = frozenset({"passed", "adjudicated"})
@@ -48,6 +49,11 @@ def backends_of(found: ResultSet) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def newest_runs(found: ResultSet) -> list[RunInfo]:
+    """Return the last run of each backend."""
+    return list({run.backend: run for run in found.runs.values()}.values())
+
+
 def suites_of(found: ResultSet) -> list[str]:
     """Return the suites, the official one first."""
     return sorted({result.suite for result in found.results.values()}, key=suite_order)
@@ -59,6 +65,38 @@ def totals(found: ResultSet) -> Totals:
     for result in found.results.values():
         counts[result.backend, result.suite][result.outcome] += 1
     return dict(counts)
+
+
+def totals_by_type(found: ResultSet) -> Totals:
+    """Count outcomes by backend and element type; cases of which no type is known are left out."""
+    counts: Totals = defaultdict(Counter)
+    for result in found.results.values():
+        if result.type:
+            counts[result.backend, result.type][result.outcome] += 1
+    return dict(counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What one results file says of one backend."""
+
+    date: str
+    versions: dict[str, str]
+    outcomes: Counter[str]
+
+
+def trend(sets: Sequence[ResultSet]) -> dict[str, list[Point]]:
+    """Return each backend's points by date; backends that fewer than two of the sets have are left out."""
+    points: dict[str, list[Point]] = defaultdict(list)
+    for found in sets:
+        for run in newest_runs(found):
+            counted = Counter(r.outcome for r in found.results.values() if r.backend == run.backend)
+            points[run.backend].append(Point(run.date, run.versions, counted))
+    return {
+        backend: sorted(several, key=lambda point: point.date)
+        for backend, several in points.items()
+        if len(several) > 1
+    }
 
 
 def operator_name(result: Result) -> str:

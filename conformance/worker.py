@@ -3,8 +3,8 @@
     python -m onnxref.conformance.worker SPEC MEMORY_BYTES
 
 The first line that it writes tells the backend's versions, or why there is no such backend. Then each line
-read is a case as `Case.to_json` tells it, with the number of differences wanted in `shown`, and each line
-written is its outcome.
+read is a case as `Case.to_json` tells it, with the number of differences wanted in `shown`, or with `outputs`
+where the outputs themselves are wanted, and each line written is its outcome.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -22,7 +23,9 @@ import numpy as np
 from .backends import Adapter, UnsupportedError, make_adapter
 from .cases import Case, decode_data_set, from_json, parse_model
 from .compare import Comparison, compare_outputs
+from .declared import compare_declared
 from .errors import BackendUnavailableError, BrokenCaseError
+from .values import decode, encode
 
 MESSAGE_LENGTH = 2000
 
@@ -42,7 +45,11 @@ def main(arguments: Sequence[str]) -> int:
     _say(replies, {"versions": adapter.versions()})
     for line in sys.stdin:
         told = json.loads(line)
-        _say(replies, run_case(adapter, from_json(told), told["shown"]))
+        case = from_json(told)
+        _say(
+            replies,
+            run_outputs(adapter, case) if "outputs" in told else run_case(adapter, case, told["shown"]),
+        )
     return 0
 
 
@@ -66,13 +73,30 @@ def run_case(adapter: Adapter, case: Case, shown: int = 1) -> dict[str, Any]:
     the process ran out of memory and should be replaced.
     """
     started = time.perf_counter()
-    reply = _outcome(adapter, case, shown)
+    reply = _outcome(lambda: _compared(adapter, case, shown))
     return reply | {"seconds": round(time.perf_counter() - started, 6)}
 
 
-def _outcome(adapter: Adapter, case: Case, shown: int) -> dict[str, Any]:
+def run_outputs(adapter: Adapter, case: Case) -> dict[str, Any]:
+    """Run the one data set of a case, whose outputs nobody knows; a reply that `passed` has `outputs`."""
+    return _outcome(lambda: _outputs(adapter, case)) | {"seconds": 0.0}
+
+
+def _outputs(adapter: Adapter, case: Case) -> dict[str, Any]:
+    model_bytes, (data_set,) = case.contents()
+    graph = parse_model(model_bytes).graph
+    pairs = zip(data_set.inputs, graph.input, strict=True)
+    inputs = [decode(data, info.type) for data, info in pairs]
+    execute = adapter.prepare(model_bytes, case.model_path)
+    with np.errstate(all="ignore"):
+        actual = execute(inputs)
+    files = [encode(value, info.type) for value, info in zip(actual, graph.output, strict=True)]
+    return {"outcome": "passed", "message": "", "outputs": [b64encode(data).decode() for data in files]}
+
+
+def _outcome(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
-        found = _compare_case(adapter, case, shown)
+        return run()
     except BrokenCaseError as error:
         return {"outcome": "broken", "message": _short(str(error))}
     except UnsupportedError as error:
@@ -81,6 +105,10 @@ def _outcome(adapter: Adapter, case: Case, shown: int) -> dict[str, Any]:
         return {"outcome": "error", "message": _short(f"out of memory: {error}"), "spent": True}
     except Exception as error:  # noqa: BLE001 - whatever a backend raises is the outcome
         return {"outcome": "error", "message": _short(f"{type(error).__name__}: {error}")}
+
+
+def _compared(adapter: Adapter, case: Case, shown: int) -> dict[str, Any]:
+    found = _compare_case(adapter, case, shown)
     return {
         "outcome": "passed" if found.passed else "failed",
         "message": _short(found.message),
@@ -94,13 +122,17 @@ def _compare_case(adapter: Adapter, case: Case, shown: int) -> Comparison:
     """Run all data sets of a case; the first that fails is returned, else the one furthest off."""
     model_bytes, data_sets = case.contents()
     model = parse_model(model_bytes)
-    decoded = [decode_data_set(model, data_set) for data_set in data_sets]
+    decoded = [decode_data_set(model, data_set, case.types_only) for data_set in data_sets]
     execute = adapter.prepare(model_bytes, case.model_path)
-    worst = Comparison()
+    # Nothing is measured where only types are checked.
+    worst = Comparison("", None, None) if case.types_only else Comparison()
     for inputs, expected in decoded:
         with np.errstate(all="ignore"):
             actual = execute(inputs)
-        found = compare_outputs(expected, actual, rtol=case.rtol, atol=case.atol, shown=shown)
+        if case.types_only:
+            found = compare_declared(model.graph.output, actual)
+        else:
+            found = compare_outputs(expected, actual, rtol=case.rtol, atol=case.atol, shown=shown)
         if not found.passed:
             return found
         worst = max(worst, found, key=lambda one: -1.0 if one.max_ulp is None else one.max_ulp)

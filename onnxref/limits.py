@@ -120,6 +120,10 @@ class Budget:
         """Account for one executed node; also looks at the clock."""
         self.executed_nodes += 1
         _check("executed_nodes", self.limits.executed_nodes, self.executed_nodes, "nodes")
+        self.check_time()
+
+    def check_time(self) -> None:
+        """Refuse to go on after `seconds`; kernels that may loop for long ask in between."""
         if self._deadline is not None and time.monotonic() > self._deadline:
             raise ResourceLimitError(f"limit 'seconds' is {self.limits.seconds:g}: the run took longer")
 

@@ -91,7 +91,8 @@ class Context:
 
     Attributes:
         wanted: for each output of the node, whether anything uses it.
-        budget: limits; ask it before making anything large that `cost` could not foresee.
+        budget: limits; ask it before making anything large that `cost` could not foresee, and for the
+            time in loops that a small input can make long.
         opset: version of the node's operator set that the model imports.
         generator: source of randomness for nodes without a seed.
     """

@@ -47,7 +47,6 @@ class Schema:
     domain: str
     name: str
     since_version: int
-    deprecated: bool
     inputs: tuple[Parameter, ...]
     outputs: tuple[Parameter, ...]
     attributes: Mapping[str, AttributeSchema]
@@ -123,7 +122,6 @@ def _convert(raw: onnx.defs.OpSchema) -> Schema:
         domain=raw.domain,
         name=raw.name,
         since_version=raw.since_version,
-        deprecated=raw.deprecated,
         inputs=tuple(parameter(p) for p in raw.inputs),
         outputs=tuple(parameter(p) for p in raw.outputs),
         attributes={

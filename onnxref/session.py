@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
@@ -97,8 +97,9 @@ class InferenceSession:
 
     Args:
         model: as for `onnxref.run`.
-        providers: ONNX Runtime's names of execution providers, in order of preference; the first one
-            that can be used here decides the backend. None leaves it to `backend`.
+        providers: ONNX Runtime's names of execution providers, in order of preference, alone or with
+            their options; the first one that can be used here decides the backend. None leaves it to
+            `backend`.
         backend: kernel set to use; "auto" takes the fastest that is right.
         limits: bounds on memory, time and size; None means `onnxref.DEFAULT`.
         optimize: "all", or "none" to run the graph as it is written, every node in every run.
@@ -112,7 +113,7 @@ class InferenceSession:
         self,
         model: Any,
         *,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[str | tuple[str, Mapping[str, Any]]] | str | None = None,
         backend: str = "auto",
         limits: Limits | None = None,
         optimize: Literal["all", "none"] = "all",
@@ -123,12 +124,17 @@ class InferenceSession:
         if optimize not in ("all", "none"):
             raise ValueError(f"optimize must be 'all' or 'none' (got {optimize!r})")
         self._fold = optimize == "all"
+        if limits is not None and not isinstance(limits, Limits):
+            raise TypeError(f"limits must be an onnxref.Limits (got a {type(limits).__name__})")
         self._limits = DEFAULT if limits is None else limits
         self._model = load_model(model, self._limits)
         self._generator = np.random.default_rng()
         self._lock = threading.Lock()
         self._plans: dict[tuple[str, ...] | None, Plan] = {}
         self._plan(None)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an InferenceSession cannot be pickled or copied: make one from the model instead")
 
     def run(
         self, output_names: Sequence[str] | str | None, input_feed: Any = None, run_options: None = None
@@ -204,28 +210,33 @@ class InferenceSession:
         if isinstance(output_names, str):
             output_names = (output_names,)
         names = tuple(output_names) if output_names else None
+        # Looked up without the lock first: a forked child must not wait for a thread that it does not have.
+        if (plan := self._plans.get(names)) is not None:
+            return plan
+        if names is not None and len(set(names)) != len(names):
+            raise OutputError(f"an output is asked for twice (got {list(names)})")
         with self._lock:
-            plan = self._plans.get(names)
-            if plan is None:
-                if names is not None and len(set(names)) != len(names):
-                    raise OutputError(f"an output is asked for twice (got {list(names)})")
-                plan = build_plan(
+            if names not in self._plans:
+                self._plans[names] = build_plan(
                     self._model, names, backend=self._backend, limits=self._limits, fold=self._fold
                 )
-                self._plans[names] = plan
-            return plan
+            return self._plans[names]
 
 
 def _choose_backend(backend: str) -> str:
     return "numpy" if backend == "auto" else backend
 
 
-def _backend_of(providers: Sequence[str]) -> str:
-    for provider in providers:
-        if provider in _PROVIDERS:
-            return _PROVIDERS[provider]
+def _backend_of(providers: Sequence[str | tuple[str, Mapping[str, Any]]] | str) -> str:
+    wanted = [providers] if isinstance(providers, str) else list(providers)
+    for provider in wanted:
+        name, options = (provider, {}) if isinstance(provider, str) else provider
+        if name in _PROVIDERS:
+            if options:
+                raise BackendError(f"provider {name} takes no options (got {', '.join(options)})")
+            return _PROVIDERS[name]
     known = ", ".join(_PROVIDERS)
-    raise BackendError(f"none of the providers {list(providers)} can be used here; available: {known}")
+    raise BackendError(f"none of the providers {wanted} can be used here; available: {known}")
 
 
 def _node_arg(value: Value) -> NodeArg:

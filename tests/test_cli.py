@@ -134,7 +134,7 @@ def test_table() -> None:
     assert "digits.onnx: loaded in" in result.stdout
     (row,) = [line for line in result.stdout.splitlines() if "label" in line]
     assert [cell.strip() for cell in row.strip("│").split("│")] == [
-        "label", "tensor(int64)", "[1]", "4", "4", "4", "0", "0", "4",
+        "label", "tensor(int64) [1]", "4", "4", "none", "4",
     ]  # fmt: skip
 
 
@@ -220,6 +220,14 @@ ERRORS: list[tuple[list[Any], str]] = [
     (
         ["run", DIGITS, "-i", "random", "--dim", "N=many"],
         "InputError: --dim must be NAME=SIZE with a whole number (got 'N=many')",
+    ),
+    (
+        ["run", DIGITS, "-i", "random", "--dim", "M=2"],
+        "InputError: --dim 'M' is no dimension of the model's inputs (they have: N)",
+    ),
+    (
+        ["run", DIGITS, "-i", "random", "--dim", f"N={2**60}"],
+        "InputError: input 'image' from 'random' cannot be read: ",
     ),
     (
         ["run", DIGITS, "-i", "random", "-o", "nope"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib.util
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -162,9 +163,21 @@ def test_providers() -> None:
     wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     session = InferenceSession(DIGITS, providers=wanted)
     assert session.get_providers() == ["CPUExecutionProvider"]
+    with_options: list[Any] = [("CUDAExecutionProvider", {"device_id": 1}), ("CPUExecutionProvider", {})]
+    for accepted in (with_options, "CPUExecutionProvider"):
+        assert InferenceSession(DIGITS, providers=accepted).get_providers() == ["CPUExecutionProvider"]
+    with pytest.raises(BackendError, match="^provider CPUExecutionProvider takes no options .got threads.$"):
+        InferenceSession(DIGITS, providers=[("CPUExecutionProvider", {"threads": 2})])
     for providers in (["CUDAExecutionProvider"], []):
         with pytest.raises(BackendError, match="^none of the providers .* available: CPUExecutionProvider$"):
             InferenceSession(DIGITS, providers=providers)
+
+
+def test_what_a_session_is_not() -> None:
+    with pytest.raises(TypeError, match="^limits must be an onnxref.Limits .got a str.$"):
+        InferenceSession(DIGITS, limits="untrusted")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(InferenceSession(DIGITS))
 
 
 # ---------------------------------------------------------------------- operators of one's own
@@ -210,9 +223,8 @@ def test_versions(registered: list[tuple[str, str]], opset: int, expected: int) 
 def test_too_old_an_import_of_ones_own_domain(registered: list[tuple[str, str]]) -> None:
     register_op("Which", domain="my", since=3)(lambda x: x)
     registered.append(("Which", "my"))
-    with pytest.raises(
-        UnsupportedOperatorError, match="^Which of my came with version 3 .the model imports 2."
-    ):
+    message = ".my:Which, opset 2.: Which of my came with version 3 .the model imports 2."
+    with pytest.raises(UnsupportedOperatorError, match=message):
         InferenceSession(_one("Which", opset=2))
 
 

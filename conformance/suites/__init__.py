@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..cases import Case
 from ..errors import SuiteError
 
-SUITES = ("official", "releases")
+SUITES = ("official", "releases", "types", "versions")
 
 
 def collect(suites: Sequence[str], releases: Sequence[str] = ()) -> list[Case]:
@@ -27,6 +27,14 @@ def collect(suites: Sequence[str], releases: Sequence[str] = ()) -> list[Case]:
         if suite not in SUITES:
             raise SuiteError(f"suite must be one of {', '.join(SUITES)} (got {suite!r})")
     cases = official.load() if "official" in suites else []
+    if "types" in suites:
+        from . import types
+
+        cases += types.load()
+    if "versions" in suites:
+        from . import versions
+
+        cases += versions.load()
     if releases or "releases" in suites:
         for release in releases or past.RELEASES:
             cases += past.load(release)
@@ -44,7 +52,8 @@ def find_case(name: str, releases: Sequence[str] = ()) -> Case:
     suite, _, rest = name.partition("/")
     if suite.startswith("release-") and rest and not releases:
         releases = [suite.removeprefix("release-")]
-    cases = collect([] if releases else ["official"], releases)
+    suites = [suite] if rest and suite in SUITES else ["official"]
+    cases = collect([] if releases else suites, releases)
     found = [case for case in cases if case.id == name or case.id.endswith(f"/{name}")]
     if not found:
         raise SuiteError(f"no case {name!r} among {len(cases)}")

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from onnxref.dtypes import LOW_PRECISION, Array, DType
+from onnxref.registry import Cost
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -46,6 +47,15 @@ def in_float32(kernel: _F) -> _F:
         return narrow(result, dtype)
 
     return wrapped  # type: ignore[return-value]  # functools.wraps keeps the signature
+
+
+def like_first_input(scratch_bytes: int) -> Callable[..., Cost]:
+    """Return a cost rule: an output as large as the first input, and scratch for each of its elements."""
+
+    def cost(x: Array, *_inputs: Any, **_attributes: Any) -> Cost:
+        return Cost(x.nbytes, scratch_bytes * x.size)
+
+    return cost
 
 
 # --- conversion ----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from onnxref.errors import KernelError
 from onnxref.registry import op
 
 from ._checks import broadcasts_to, check_choice, check_shape, normalize_axis, scalar
-from ._common import in_float32, log_softmax, narrow, sigmoid, softmax, widen, wrap
+from ._common import in_float32, like_first_input, log_softmax, narrow, sigmoid, softmax, widen, wrap
 from .elementwise import error_function
 
 # `consumed_inputs` of version 1 is a hint for in-place execution; it never changes a result.
@@ -164,7 +164,7 @@ def softsign(input: Array) -> Any:
     return input / (1 + np.abs(input))
 
 
-@op("Gelu", since=20)
+@op("Gelu", since=20, cost=like_first_input(40))  # float64 and its temporaries
 def gelu(x: Array, *, approximate: str = "none") -> Array:
     """Return x times the normal distribution function of x, or its tanh approximation (ONNX Gelu-20)."""
     check_choice(approximate, ("none", "tanh"), "approximate")

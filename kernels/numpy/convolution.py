@@ -11,7 +11,8 @@ import numpy as np
 
 from onnxref.dtypes import Array
 from onnxref.errors import KernelError
-from onnxref.registry import Cost, op
+from onnxref.limits import Budget
+from onnxref.registry import Context, Cost, op
 
 from ._checks import check_choice, check_shape, int_vector, one_element, scalar
 from ._common import narrow, requantize, sigmoid, widen, zeros
@@ -76,7 +77,7 @@ def _conv_cost(
     return Cost(made * (itemsize or x.itemsize), scratch(windows, n * c, wide) + columns + made * wide)
 
 
-def _convolve(x: Array, w: Array, windows: Windows, group: int) -> Array:
+def _convolve(x: Array, w: Array, windows: Windows, group: int, budget: Budget) -> Array:
     """Return the convolution (N, M, *out) of float32 or float64 `x` and `w`, without bias."""
     n, m = x.shape[0], w.shape[0]
     if 0 in (n, m, x.shape[1], *windows.out):
@@ -86,11 +87,11 @@ def _convolve(x: Array, w: Array, windows: Windows, group: int) -> Array:
         images = x.reshape(n, group, x.shape[1] // group, -1)
         y = np.matmul(w.reshape(group, m // group, -1), images)
     else:
-        y = _convolve_columns(x, w, windows, group)
+        y = _convolve_columns(x, w, windows, group, budget)
     return y.reshape(n, m, *windows.out)
 
 
-def _convolve_columns(x: Array, w: Array, windows: Windows, group: int) -> Array:
+def _convolve_columns(x: Array, w: Array, windows: Windows, group: int, budget: Budget) -> Array:
     """Copy windows into columns, block by block, and multiply them by the weights of each group."""
     n, c = x.shape[:2]
     m, rank = w.shape[0], len(windows.out)
@@ -102,6 +103,7 @@ def _convolve_columns(x: Array, w: Array, windows: Windows, group: int) -> Array
     space: Array = np.empty(0, x.dtype)
     limit = _DEPTHWISE_BYTES if w.shape[1] == 1 else _COLUMN_BYTES
     for images, rows in blocks(n, windows.out[0], row_bytes, limit):
+        budget.check_time()
         block = patches[(images, slice(None)) + (slice(None),) * rank + (rows,)]
         if space.size < block.size:
             space = np.empty(block.size, x.dtype)
@@ -132,10 +134,11 @@ def conv(
     kernel_shape: tuple[int, ...] | None = None,
     pads: tuple[int, ...] | None = None,
     strides: tuple[int, ...] | None = None,
+    ctx: Context,
 ) -> Array:
     """Correlate x (N, C, *spatial) with w (M, C/group, *kernel) and add b (M); ONNX Conv-22."""
     windows = _conv_windows(x, w, group, kernel_shape, strides, dilations, pads, auto_pad)
-    y = _convolve(widen(x), widen(w), windows, group)
+    y = _convolve(widen(x), widen(w), windows, group, ctx.budget)
     return narrow(_add_bias(y, None if b is None else widen(b)), x.dtype)
 
 
@@ -158,7 +161,7 @@ def _one_or_per_channel(value: Array, x: Array, name: str, *, per_channel: bool)
     return value.reshape(-1, *(1,) * (x.ndim - 1))
 
 
-def _convolve_exactly(x: Array, w: Array, windows: Windows, group: int) -> Array:
+def _convolve_exactly(x: Array, w: Array, windows: Windows, group: int, budget: Budget) -> Array:
     """Return the exact convolution of differences of 8-bit integers, all of it in floats.
 
     BLAS has no integers. No partial sum exceeds max|x| * sum|w|, so float32 is exact where that
@@ -167,7 +170,8 @@ def _convolve_exactly(x: Array, w: Array, windows: Windows, group: int) -> Array
     x_max = max(x.max(initial=0), -x.min(initial=0))
     w_sum = np.abs(w).sum(axis=tuple(range(1, w.ndim)), dtype=np.float64).max(initial=0)
     dtype = np.float32 if x_max * w_sum <= 2**24 else np.float64
-    return _convolve(x.astype(dtype, copy=False), w.astype(dtype, copy=False), windows, group)
+    x, w = x.astype(dtype, copy=False), w.astype(dtype, copy=False)
+    return _convolve(x, w, windows, group, budget)
 
 
 def _conv_integer_cost(
@@ -194,6 +198,7 @@ def conv_integer(
     kernel_shape: tuple[int, ...] | None = None,
     pads: tuple[int, ...] | None = None,
     strides: tuple[int, ...] | None = None,
+    ctx: Context,
 ) -> Array:
     """Correlate x - x_zero_point with w - w_zero_point in int32, which wraps; ONNX ConvInteger-10.
 
@@ -203,7 +208,7 @@ def conv_integer(
     left = _less_zero_point(x, x_zero_point, "x_zero_point")
     right = _less_zero_point(w, w_zero_point, "w_zero_point", per_channel=True)
     # By way of int64, whose conversion to int32 wraps.
-    return _convolve_exactly(left, right, windows, group).astype(np.int64).astype(np.int32)
+    return _convolve_exactly(left, right, windows, group, ctx.budget).astype(np.int64).astype(np.int32)
 
 
 def _qlinear_conv_cost(
@@ -231,12 +236,13 @@ def qlinear_conv(
     kernel_shape: tuple[int, ...] | None = None,
     pads: tuple[int, ...] | None = None,
     strides: tuple[int, ...] | None = None,
+    ctx: Context,
 ) -> Array:
     """Convolve quantized tensors, with exact sums and one rounding (half to even); ONNX QLinearConv-10."""
     windows = _conv_windows(x, w, group, kernel_shape, strides, dilations, pads, auto_pad)
     left = _less_zero_point(x, x_zero_point, "x_zero_point")
     right = _less_zero_point(w, w_zero_point, "w_zero_point", per_channel=True)
-    total = _convolve_exactly(left, right, windows, group).astype(np.float64)
+    total = _convolve_exactly(left, right, windows, group, ctx.budget).astype(np.float64)
     _add_bias(total, None if b is None else b.astype(np.float64))
     # The product of two float32 scales is exact in float64, and so are the sums.
     w_scales = _one_or_per_channel(w_scale, w, "w_scale", per_channel=True).astype(np.float64)
@@ -545,6 +551,7 @@ def causal_conv_with_state(
     past_state: Array | None = None,
     *,
     activation: str = "none",
+    ctx: Context,
 ) -> tuple[Array, Array]:
     """Convolve each channel of input (B, C, L) with its past and return the last k - 1 values as new state.
 
@@ -564,7 +571,8 @@ def causal_conv_with_state(
     whole = np.concatenate([past_state, input], axis=2)
     wide = widen(whole)
     windows = Windows((whole.shape[2],), (kernel,), (1,), (1,), (0,), (0,), (length,))
-    y = _add_bias(_convolve(wide, widen(weight), windows, channels), None if bias is None else widen(bias))
+    y = _convolve(wide, widen(weight), windows, channels, ctx.budget)
+    _add_bias(y, None if bias is None else widen(bias))
     if activation != "none":
         y *= sigmoid(y)
     return narrow(y, input.dtype), whole[:, :, length:]

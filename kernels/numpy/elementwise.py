@@ -10,7 +10,7 @@ import numpy as np
 from onnxref.dtypes import LOW_PRECISION, Array
 from onnxref.registry import op
 
-from ._common import in_float32, narrow, widen
+from ._common import in_float32, like_first_input, narrow, widen
 
 Function = Callable[[Array], Any]
 
@@ -207,7 +207,7 @@ def _erf(x: Array, single: bool) -> Array:
     return np.copysign(np.where(magnitude < 1.0, core, 1.0 - tail), x)
 
 
-@op("Erf", since=(9, 13))
+@op("Erf", since=(9, 13), cost=like_first_input(32))  # float64 and its temporaries
 def erf(input: Array) -> Array:
     """Return the error function, any shape, computed in float64 (ONNX Erf-13).
 

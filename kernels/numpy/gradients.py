@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from onnxref.dtypes import LOW_PRECISION, Array
-from onnxref.registry import INTERNAL, Cost, op
+from onnxref.registry import INTERNAL, Context, Cost, op
 
 from ._checks import int_vector, normalize_axes
 from ._common import in_float32, narrow, widen
@@ -274,12 +274,13 @@ def _register_transposed(since: tuple[int, ...]) -> None:
         output_shape: Ints = None,
         pads: Ints = None,
         strides: Ints = None,
+        ctx: Context,
     ) -> Array:
         x = _zeros_like_shape(shape, g.dtype)
         windows = windows_over(
             x, w, auto_pad, dilations, group, kernel_shape, output_padding, output_shape, pads, strides
         )
-        return narrow(_convolve(widen(g), widen(w), windows, group), g.dtype)
+        return narrow(_convolve(widen(g), widen(w), windows, group, ctx.budget), g.dtype)
 
     @op("ConvTransposeWeightGradient", since=since, domain=INTERNAL, cost=_shape_cost)
     def weight_gradient(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +92,12 @@ def slice_(
     )
 
 
-@op("ReverseSequence", since=(10, 28))
+def _reversed_cost(input: Array, *_rest: Any, **_attributes: Any) -> Cost:
+    # Two indices of 8 bytes for each step of each batch entry, while one is made of the other.
+    return Cost(input.nbytes, 16 * math.prod(input.shape[:2]))
+
+
+@op("ReverseSequence", since=(10, 28), cost=_reversed_cost)
 def reverse_sequence(input: Array, sequence_lens: Array, *, batch_axis: int = 1, time_axis: int = 0) -> Array:
     """Reverse the first `sequence_lens[i]` steps of each batch entry i (ONNX ReverseSequence-28)."""
     if input.ndim < 2:
@@ -359,7 +365,13 @@ def tensor_scatter(
 # --- Compress ------------------------------------------------------------------------------------
 
 
-@op("Compress", since=(9, 11, 28))
+def _compress_cost(input: Array, condition: Array, *, axis: int | None = None) -> Cost:
+    kept = int(np.count_nonzero(condition))
+    length = max(input.size if axis is None or not input.ndim else input.shape[axis % input.ndim], 1)
+    return Cost(input.nbytes // length * kept, 8 * kept)
+
+
+@op("Compress", since=(9, 11, 28), cost=_compress_cost)
 def compress(input: Array, condition: Array, *, axis: int | None = None) -> Array:
     """Keep the slices, or elements without `axis`, whose condition is true (ONNX Compress-28)."""
     source = input.reshape(-1) if axis is None else input

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from onnxref.dtypes import Array, DType
 from onnxref.errors import KernelError
-from onnxref.registry import Context, op
+from onnxref.registry import Context, Cost, op
 
 from ._checks import broadcasts_to, check_choice, float_dtype, normalize_axes, normalize_axis
-from ._common import in_float32, mean, narrow, widen
+from ._common import in_float32, like_first_input, mean, narrow, widen
 
 # Attributes are float32, and so are their defaults: it shows where the tensors are float64.
 _EPSILON, _MOMENTUM, _LRN_ALPHA = (float(np.float32(x)) for x in (1e-5, 0.9, 1e-4))
@@ -236,7 +237,7 @@ def _broadcast_to(parameter: Array, x: Array, name: str) -> Array:
     return widen(parameter)
 
 
-@op("LayerNormalization", since=17)
+@op("LayerNormalization", since=17, cost=like_first_input(16))  # float32 and its temporaries
 def layer_normalization(
     x: Array,
     scale: Array,
@@ -296,7 +297,15 @@ def _window_sum(x: Array, length: int) -> Array:
         width *= 2
 
 
-@op("LRN", since=(1, 13))
+def _lrn_cost(x: Array, *, size: int, **_attributes: Any) -> Cost:
+    if x.ndim < 2:
+        return Cost(x.nbytes)  # the kernel refuses it
+    # Four tensors of squares at a time, each with channels added at both ends.
+    channels = x.shape[1] + 2 * min(max(size, 1) // 2, x.shape[1])
+    return Cost(x.nbytes, 4 * max(x.itemsize, 4) * x.size * channels // max(x.shape[1], 1))
+
+
+@op("LRN", since=(1, 13), cost=_lrn_cost)
 @in_float32
 def lrn(x: Array, *, size: int, alpha: float = _LRN_ALPHA, beta: float = 0.75, bias: float = 1.0) -> Array:
     """Divide by a power of the squares summed over `size` neighbouring channels (ONNX LRN-13)."""

@@ -20,7 +20,8 @@ import numpy as np
 
 from onnxref.dtypes import Array
 from onnxref.errors import KernelError
-from onnxref.registry import Cost, op
+from onnxref.limits import Budget
+from onnxref.registry import Context, Cost, op
 
 from ._checks import check_choice, check_shape
 from ._common import in_float32
@@ -223,7 +224,9 @@ class _Layer:
             bool(layout),
         )
 
-    def unroll(self, steps: Sequence[Step], biases: Array, cells: Array | None = None) -> tuple[Array, ...]:
+    def unroll(
+        self, steps: Sequence[Step], biases: Array, budget: Budget, cells: Array | None = None
+    ) -> tuple[Array, ...]:
         """Run one step function and bias `(G,)` per direction; return Y, Y_h and, with cells, Y_c."""
         length, batch, inputs = self.x.shape
         directions, _, hidden = self.h.shape
@@ -235,7 +238,7 @@ class _Layer:
             gates += bias
             gates = gates.reshape(length, batch, len(bias))
             cell = None if cells is None else cells[d]
-            last[d] = _scan(step, gates, self.h[d], cell, self.lengths, self.reverse[d], y[:, d])
+            last[d] = _scan(step, gates, self.h[d], cell, self.lengths, self.reverse[d], y[:, d], budget)
         states = [last] if cells is None else [last, cells]
         if self.batch_first:
             return y.transpose(2, 0, 1, 3), *(state.transpose(1, 0, 2) for state in states)
@@ -263,7 +266,14 @@ def _initial(
 
 
 def _scan(
-    step: Step, gates: Array, h: Array, cell: Array | None, lengths: Array | None, reverse: bool, y: Array
+    step: Step,
+    gates: Array,
+    h: Array,
+    cell: Array | None,
+    lengths: Array | None,
+    reverse: bool,
+    y: Array,
+    budget: Budget,
 ) -> Array:
     """Fill `y` (S, N, H), zero on entry, step by step; return the last hidden state of each sequence.
 
@@ -271,6 +281,7 @@ def _scan(
     """
     longest = len(gates) if lengths is None else int(lengths.max(initial=0))
     for t in range(longest - 1, -1, -1) if reverse else range(longest):
+        budget.check_time()
         out = y[t]
         if lengths is None:
             step(gates[t], h, cell, out)
@@ -333,6 +344,7 @@ def rnn(
     hidden_size: int | None = None,
     layout: int = 0,
     output_sequence: int = 0,
+    ctx: Context,
 ) -> tuple[Array, ...]:
     """Run a simple recurrent layer over `(S, N, I)`; return Y and Y_h (ONNX RNN-22)."""
     # output_sequence (version 1) says whether Y is wanted. It is made in any case.
@@ -340,7 +352,7 @@ def rnn(
     count = len(layer.reverse)
     functions = _bind_activations(activations, activation_alpha, activation_beta, clip, count)
     steps = [_rnn_step(layer.r[d], functions[d]) for d in range(count)]
-    return layer.unroll(steps, layer.wb + layer.rb)
+    return layer.unroll(steps, layer.wb + layer.rb, ctx.budget)
 
 
 # GRU ------------------------------------------------------------------------------------------
@@ -398,6 +410,7 @@ def gru(
     layout: int = 0,
     linear_before_reset: int = 0,
     output_sequence: int = 0,
+    ctx: Context,
 ) -> tuple[Array, ...]:
     """Run a gated recurrent layer over `(S, N, I)`; return Y and Y_h (ONNX GRU-22)."""
     layer = _Layer.of(x, w, r, b, sequence_lens, initial_h, 3, direction, hidden_size, layout)
@@ -411,7 +424,7 @@ def gru(
         _gru_step(layer.r[d], layer.rb[d], f, g, layer.x.shape[1], bool(linear_before_reset))
         for d, (f, g) in enumerate(zip(functions[::2], functions[1::2], strict=True))
     ]
-    return layer.unroll(steps, biases)
+    return layer.unroll(steps, biases, ctx.budget)
 
 
 @op("GRU", since=1, cost=_cost)
@@ -430,6 +443,7 @@ def gru_1(
     direction: str = "foward",
     hidden_size: int | None = None,
     output_sequence: int = 0,
+    ctx: Context,
 ) -> Any:
     """Run a gated recurrent layer that resets before the linear map (ONNX GRU-1)."""
     return gru(
@@ -445,6 +459,7 @@ def gru_1(
         clip=clip,
         direction=direction,
         hidden_size=hidden_size,
+        ctx=ctx,
     )
 
 
@@ -509,6 +524,7 @@ def lstm(
     input_forget: int = 0,
     layout: int = 0,
     output_sequence: int = 0,
+    ctx: Context,
 ) -> tuple[Array, ...]:
     """Run a long short-term memory layer over `(S, N, I)`; return Y, Y_h and Y_c (ONNX LSTM-22)."""
     layer = _Layer.of(x, w, r, b, sequence_lens, initial_h, 4, direction, hidden_size, layout)
@@ -523,4 +539,4 @@ def lstm(
         f, g, h_of_c = functions[3 * d : 3 * d + 3]
         peephole = None if p is None else p[d]
         steps.append(_lstm_step(layer.r[d], peephole, f, g, h_of_c, batch, bool(input_forget)))
-    return layer.unroll(steps, layer.wb + layer.rb, cells)
+    return layer.unroll(steps, layer.wb + layer.rb, ctx.budget, cells)

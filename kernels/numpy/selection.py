@@ -8,9 +8,11 @@ import numpy as np
 
 from onnxref.dtypes import Array
 from onnxref.errors import KernelError
+from onnxref.limits import Budget
 from onnxref.registry import Context, op
 
 from ._checks import check_choice, normalize_axis, one_element, scalar_int
+from ._common import like_first_input
 
 
 def _sort_keys(x: Array) -> Array:
@@ -142,7 +144,8 @@ def _group(rows: Array, sort: bool) -> _Groups:
     return _Groups(first[by_occurrence], rank[inverse], counts[by_occurrence])
 
 
-@op("Unique", since=(11, 28))
+# Orders, groups and three outputs of int64.
+@op("Unique", since=(11, 28), cost=like_first_input(56))
 def unique(x: Array, *, axis: int | None = None, sorted: int = 1) -> tuple[Array, Array, Array, Array]:
     """Return distinct elements or slices, first occurrences, inverse and counts (ONNX Unique-28).
 
@@ -174,13 +177,14 @@ def _area(lower: Array, upper: Array) -> Array:
     return area
 
 
-def _greedy(corners: Array, limit: int, iou_threshold: Array) -> list[int]:
+def _greedy(corners: Array, limit: int, iou_threshold: Array, budget: Budget) -> list[int]:
     """Return positions of boxes (N, 4), best first, that overlap no earlier one too much."""
     lower, upper = corners[:, :2], corners[:, 2:]
     area = _area(lower, upper)
     kept: list[int] = []
     left = np.arange(len(corners))
     while left.size and len(kept) < limit:
+        budget.check_time()
         best, left = left[0], left[1:]
         kept.append(int(best))
         shared = _area(np.maximum(lower[best], lower[left]), np.minimum(upper[best], upper[left]))
@@ -198,6 +202,7 @@ def non_max_suppression(
     score_threshold: Array | None = None,
     *,
     center_point_box: int = 0,
+    ctx: Context,
 ) -> Array:
     """Return (batch, class, box) of what is kept of boxes (B, N, 4) with scores (B, C, N).
 
@@ -223,6 +228,6 @@ def non_max_suppression(
             order = (-score).argsort(kind="stable")  # NaN last
             if score_threshold is not None:
                 order = order[score[order] >= one_element(score_threshold, "score_threshold")]
-            kept = order[_greedy(corners[batch][order], limit, threshold)]
+            kept = order[_greedy(corners[batch][order], limit, threshold, ctx.budget)]
             found.append(np.column_stack([np.full_like(kept, batch), np.full_like(kept, class_), kept]))
     return np.concatenate(found)

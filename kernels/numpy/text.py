@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxref.dtypes import Array
 from onnxref.errors import KernelError, MissingDependencyError
+from onnxref.limits import Budget
 from onnxref.registry import Context, Cost, op
 
 from ._checks import broadcast_shape, check_choice
@@ -252,7 +253,7 @@ def _prepare_tfidf(
     return _Pool(mode, max_skip_count, tokens, grams, max(ngram_indexes, default=-1) + 1)
 
 
-def _count_grams(grams: _Grams, codes: Array, n_tokens: int, longest_skip: int) -> Array:
+def _count_grams(grams: _Grams, codes: Array, n_tokens: int, longest_skip: int, budget: Budget) -> Array:
     """Return how often each n-gram occurs in each row of `codes` (N, C), as (N, m)."""
     n = len(grams.levels) + 1
     rows, length = codes.shape
@@ -261,6 +262,7 @@ def _count_grams(grams: _Grams, codes: Array, n_tokens: int, longest_skip: int) 
     # Skips do not matter to single tokens, and n-grams longer than the row do not exist.
     furthest = min(longest_skip + 1, (length - 1) // (n - 1)) if n > 1 else 1
     for stride in range(1, furthest + 1):
+        budget.check_time()
         starts = max(length - (n - 1) * stride, 0)
         prefix = codes[:, :starts]
         for k, level in enumerate(grams.levels, start=1):
@@ -285,13 +287,13 @@ def _tfidf_cost(x: Array, *, ngram_indexes: tuple[int, ...], **_attributes: Any)
 
 
 @op("TfIdfVectorizer", since=9, cost=_tfidf_cost, prepare=_prepare_tfidf)
-def tfidf_vectorizer(x: Array, *, prepared: _Pool) -> Array:
+def tfidf_vectorizer(x: Array, *, prepared: _Pool, ctx: Context) -> Array:
     """Count the pool's n-grams in (C,) or (N, C), giving (width,) or (N, width) (ONNX TfIdfVectorizer-9)."""
     rows, batch = _tfidf_rows(x)
     codes = _codes(prepared, x.reshape(rows, x.size // max(rows, 1)))
     result = np.zeros((rows, prepared.width), np.float32)
     for grams in prepared.grams.values():
-        counts = _count_grams(grams, codes, len(prepared.tokens), prepared.longest_skip)
+        counts = _count_grams(grams, codes, len(prepared.tokens), prepared.longest_skip, ctx.budget)
         if prepared.mode == "IDF":
             counts = np.minimum(counts, 1)
         columns: Any = (slice(None), grams.coordinates)

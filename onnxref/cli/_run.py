@@ -48,17 +48,24 @@ def run_command(
     rows = []
     for name, value in values.items():
         facts = describe_value(value)
-        size = facts.get("shape", facts.get("length", ""))
-        statistics = [number(facts.get(key)) for key in ("min", "max", "mean", "nan", "inf")]
-        rows.append([name, facts["type"], size, *statistics, _first(facts["first"])])
+        kind = f"{facts['type']} {facts.get('shape', facts.get('length', ''))}".strip()
+        rows.append([name, kind, *_statistics(facts), _first(facts["first"])])
     title = f"{model.name}: loaded in {loaded - started:.3f} s, ran in {seconds:.3f} s"
-    columns = ("output", "type", "shape", "min", "max", "mean", "NaN", "Inf", "first values")
+    columns = ("output", "type and shape", "range", "mean", "NaN, Inf", "first values")
     Console().print(table(title, columns, rows))
+
+
+def _statistics(facts: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return cells for range, mean, and what is not finite; empty ones where there are no numbers."""
+    low, high = number(facts.get("min")), number(facts.get("max"))
+    odd = [f"{facts[key]} {name}" for key, name in (("nan", "NaN"), ("inf", "Inf")) if facts.get(key)]
+    extent = low if low == high else f"{low} to {high}"
+    return extent, number(facts.get("mean")), ", ".join(odd) or ("none" if "nan" in facts else "")
 
 
 def _first(values: Any) -> str:
     if isinstance(values, list):
-        return ", ".join(number(v) if isinstance(v, float) else str(v) for v in values)
+        return " ".join(number(v) if isinstance(v, float) else str(v) for v in values[:3])
     return str(values)
 
 

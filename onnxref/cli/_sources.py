@@ -14,7 +14,7 @@ import numpy as np
 from .. import dtypes
 from ..dtypes import LOW_PRECISION, Array, ElementType
 from ..errors import InputError, MissingDependencyError, OnnxRefError
-from ..graph import OptionalType, SequenceType, TensorType, Value
+from ..graph import OptionalType, SequenceType, TensorType, Value, ValueType
 from ..model import read_value_file
 
 _IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
@@ -34,13 +34,14 @@ def read_sources(
             has an array for every input it is to give.
         declared: the model's inputs.
         required: those of them that have no default.
-        dims: sizes of named dimensions, for random inputs.
+        dims: sizes of named dimensions, which the inputs must have, for random inputs.
         seed: seed of random inputs.
 
     Raises:
         InputError: a name is unknown, or a source cannot be read as the declared type.
     """
     by_name = {value.name: value for value in declared}
+    _check_dims(dims, declared)
     rng = np.random.default_rng(seed)
     feeds: dict[str, Any] = {}
     for source in sources:
@@ -69,12 +70,28 @@ def parse_dims(pairs: Sequence[str]) -> dict[str, int]:
     return found
 
 
+def _check_dims(dims: Mapping[str, int], declared: Sequence[Value]) -> None:
+    tensors = [kind for value in declared if isinstance(kind := _one_tensor(value.type), TensorType)]
+    named = dict.fromkeys(d for kind in tensors for d in kind.shape or () if isinstance(d, str))
+    for name in dims:
+        if name not in named:
+            known = ", ".join(named) or "none"
+            raise InputError(f"--dim {name!r} is no dimension of the model's inputs (they have: {known})")
+
+
+def _one_tensor(kind: ValueType | None) -> ValueType | None:
+    """Return the type inside an optional and a sequence."""
+    if isinstance(kind, OptionalType):
+        kind = kind.element
+    return kind.element if isinstance(kind, SequenceType) else kind
+
+
 def _read_source(text: str, value: Value, dims: Mapping[str, int], rng: np.random.Generator) -> Any:
-    if text == "random":
-        return _random(value, dims, rng)
     path = Path(text)
     where = f"input {value.name!r} from {text!r}"
     try:
+        if text == "random":
+            return _random(value, dims, rng)
         match path.suffix.lower():
             case ".npy":
                 return _restore(np.load(path, allow_pickle=False), value)
@@ -88,7 +105,7 @@ def _read_source(text: str, value: Value, dims: Mapping[str, int], rng: np.rando
                 return _read_image(path, value)
             case _:
                 return _from_json(text, where)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         if isinstance(error, OnnxRefError):
             raise
         raise InputError(f"{where} cannot be read: {error}") from error

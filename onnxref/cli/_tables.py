@@ -75,7 +75,7 @@ def number(value: Any) -> str:
     """Return a number short enough for a table cell; empty for None."""
     if value is None:
         return ""
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def byte_count(count: int) -> str:

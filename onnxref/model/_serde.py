@@ -134,8 +134,9 @@ def _read_node(proto: onnx.NodeProto, reader: _Reader, depth: int, position: int
     attributes: dict[str, Any] = {}
     for attribute in proto.attribute:
         if attribute.name in attributes:
+            label = repr(proto.name) if proto.name else f"#{position}"
             raise InvalidAttributeError(
-                f"node {proto.name!r} ({proto.op_type}): attribute {attribute.name!r} is given twice"
+                f"node {label} ({proto.op_type}): attribute {attribute.name!r} is given twice"
             )
         attributes[attribute.name] = _read_attribute(attribute, reader, depth)
     return Node(

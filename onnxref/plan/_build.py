@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from .. import registry, schema
-from ..errors import InvalidAttributeError, InvalidGraphError, KernelError, OutputError, TypeMismatchError
+from ..errors import (
+    InvalidAttributeError,
+    InvalidGraphError,
+    KernelError,
+    OutputError,
+    TypeMismatchError,
+    UnsupportedOperatorError,
+)
 from ..graph import (
     Function,
     Graph,
@@ -188,10 +195,11 @@ class _Builder:
                 return
             step = self.function_step(node, function)
         else:
-            operator = registry.find(node.domain, node.op_type, node.opset, self.shared.backend)
+            operator = self.find_operator(node)
             rule = self.check_node(node, operator)
             if node.op_type == "Constant" and not node.domain:
-                self.add_constant(node.outputs[0], _evaluate(self.operator_step(node, operator, rule)))
+                constant = self.operator_step(node, operator, rule)
+                self.add_constant(node.outputs[0], _evaluate(constant, self.shared.budget))
                 return
             if not run:
                 for body in subgraphs(node).values():
@@ -202,6 +210,12 @@ class _Builder:
             return
         step.outputs = tuple(self.new_slot(n) if n in used else NO_SLOT for n in node.outputs)
         self.steps.append(step)
+
+    def find_operator(self, node: Node) -> Operator:
+        try:
+            return registry.find(node.domain, node.op_type, node.opset, self.shared.backend)
+        except UnsupportedOperatorError as error:
+            raise UnsupportedOperatorError(f"{node}: {error}") from error
 
     def fold(self, step: Step) -> bool:
         """Make the step's outputs constants, if it only depends on constants."""
@@ -342,9 +356,9 @@ def _shielded(kernel: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _evaluate(step: Step) -> Any:
+def _evaluate(step: Step, budget: Budget) -> Any:
     """Return the value of a Constant node, as a read-only array."""
-    context = {"ctx": Context()} if step.takes_context else {}
+    context = {"ctx": Context(budget=budget)} if step.takes_context else {}
     try:
         value = np.asarray(step.kernel(**step.arguments, **context))
     except KernelError as error:

@@ -16,6 +16,8 @@ from ..plan import Plan, Step, memory_owner, read_only
 from ..registry import Context
 from ._memory import Ledger
 
+_LONGEST_CAUSE = 1_000  # characters
+
 
 class Observer(Protocol):
     """Called after every executed step, in subgraphs and functions too."""
@@ -142,6 +144,8 @@ def _extras(step: Step, slots: list[Any], run: Run) -> dict[str, Any]:
 
 def _explain(step: Step, values: Sequence[Any], error: Exception) -> str:
     cause = str(error) if isinstance(error, OnnxRefError) else f"{type(error).__name__}: {error}"
+    if len(cause) > _LONGEST_CAUSE:  # it quotes a list of the model's
+        cause = f"{cause[:_LONGEST_CAUSE]} ..."
     shown = ", ".join(
         f"{name or 'absent'}: {_describe(value)}"
         for name, value in zip(step.node.inputs, values, strict=False)

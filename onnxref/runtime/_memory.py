@@ -18,6 +18,9 @@ from ..graph import SparseTensor
 from ..limits import Budget
 from ..plan import memory_owner
 
+# Strings to count before the limits are looked at again.
+_CHUNK = 65_536
+
 
 class Ledger:
     """Charges a run's budget for every array that owns memory, from when it is seen until it is freed.
@@ -58,9 +61,7 @@ class Ledger:
     def _charge(self, key: int, root: Array) -> None:
         size = root.nbytes
         if root.dtype == np.object_:
-            text = text_bytes(root)
-            self._budget.check_strings(text)
-            size += text
+            size += text_bytes(root, self._budget)
         self._budget.check_bytes(size)
         self._alive[key] = weakref.ref(root, partial(self._forget, key, size))
         self._budget.add_live(size)
@@ -70,11 +71,21 @@ class Ledger:
         self._budget.drop_live(size)
 
 
-def text_bytes(array: Array) -> int:
-    """Return the size of all strings of an object array, in UTF-8."""
-    return sum(
-        # Lone surrogates stand for bytes that are not UTF-8.
-        len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-        for text in array.reshape(-1).tolist()
-        if isinstance(text, str)
-    )
+def text_bytes(array: Array, budget: Budget) -> int:
+    """Return the size of all strings of an object array, in UTF-8.
+
+    Raises:
+        ResourceLimitError: there is more text than allowed, or the time to count it is over.
+    """
+    total = 0
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, _CHUNK):
+        total += sum(
+            # Lone surrogates stand for bytes that are not UTF-8.
+            len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+            for text in flat[start : start + _CHUNK].tolist()
+            if isinstance(text, str)
+        )
+        budget.check_strings(total)
+        budget.check_time()
+    return total

@@ -20,6 +20,10 @@ def wrong(model: bytes, inputs: list[Any]) -> list[Any]:
     return [-inputs[0] + np.float32([0, 1])]
 
 
+def wrong_for_nan(model: bytes, inputs: list[Any]) -> list[Any]:
+    return [np.where(inputs[0] == inputs[0], -inputs[0], np.ones_like(inputs[0]))]
+
+
 def raises(model: bytes, inputs: list[Any]) -> list[Any]:
     raise ValueError("no such thing\nas a second line")
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fake_cases import neg_case
+from onnxref.conformance.adjudications import adjudications
 from onnxref.conformance.cases import write_case
-from onnxref.conformance.report import to_html, to_markdown
-from onnxref.conformance.results import load_results
-from onnxref.conformance.suites import official
-from onnxref.conformance.summary import differences
-from test_conformance_results import result, result_set
+from onnxref.conformance.page import to_html
+from onnxref.conformance.report import to_markdown
+from onnxref.conformance.results import ResultSet, load_results
+from onnxref.conformance.runner import RunOptions, run_cases
+from onnxref.conformance.suites import SUITES, collect
+from onnxref.conformance.summary import differences, trend
+from test_conformance_results import RUN, result, result_set
 from typer.testing import CliRunner, Result
 
 from onnxref.cli._app import app
 
-# Every 31st case of the official suite in its fixed order, and the folders that are not `node`.
-SAMPLE_STEP = 31
+SAMPLE = 200  # cases of each suite that is too large to be run whole
 
 
 def conformance(*arguments: object) -> Result:
@@ -155,15 +161,34 @@ def _as_release(folder: Path) -> Path:
     return folder.parent / "exported"
 
 
-def test_a_sample_of_the_official_suite(tmp_path: Path) -> None:
-    names = [case.id for case in official.load()][::SAMPLE_STEP]
-    pattern = "^(" + "|".join(names) + ")$"
-    done = conformance("run", "-b", "numpy", "--out", tmp_path / "r.jsonl", "-j", 2, "--filter", pattern)
+def test_the_whole_official_suite(tmp_path: Path) -> None:
+    # One test rather than one for each case: the suite is loaded and run once, whatever runs the tests.
+    done = conformance("run", "-b", "numpy", "--out", tmp_path / "r.jsonl", "-j", 2)
     assert done.exit_code == 0
     found = load_results(tmp_path / "r.jsonl").results.values()
-    assert len(found) == len(names) == 66
+    assert len(found) == 2033
     wrong = {r.id: r.message for r in found if r.outcome not in ("passed", "adjudicated")}
     assert wrong == {}
+    assert {r.id for r in found if r.outcome == "adjudicated"} <= set(adjudications())
+
+
+# The past releases are left out: they are fetched.
+@pytest.mark.parametrize("suite", [name for name in SUITES if name not in ("official", "releases")])
+def test_a_sample_of_the_other_suites(suite: str) -> None:
+    cases = collect([suite])
+    sample = cases[:: max(1, len(cases) // SAMPLE)]
+    assert len(sample) >= min(SAMPLE, len(cases)) > 100
+    wrong = {
+        case.id: reply["message"]
+        for case, reply in run_cases("numpy", sample, RunOptions(jobs=2))
+        if reply["outcome"] != "passed" and case.id not in adjudications()
+    }
+    assert wrong == {}
+
+
+def page_data(page: str) -> Any:
+    packed = page.split('<script id="data" type="text/plain">')[1].split("</script>")[0]
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
 
 
 HOSTILE = "</script><script>alert(1)</script> | `x`"
@@ -177,10 +202,14 @@ def test_html_report(release: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0
     page = (tmp_path / "r.html").read_text()
     assert "://" not in page  # nothing is fetched
-    data = json.loads(page.split('<script id="data" type="application/json">')[1].split("</script>")[0])
+    data = page_data(page)
     assert data["backends"] == ["numpy"]
     assert data["suites"] == ["release-mine"]
-    assert {data["outcomes"][case[4]] for case in data["cases"]["numpy"]} == {"passed", "failed", "broken"}
+    assert {data["outcomes"][row[1]] for row in data["results"]["numpy"]} == {"passed", "failed", "broken"}
+    typed = {data["cases"][row[0]][1]: data["cases"][row[0]][4] for row in data["results"]["numpy"]}
+    assert data["types"] == ["float"]
+    assert (typed["node/test_a"], typed["node/test_broken"]) == (0, -1)
+    assert "| `float` | 2 of 3 (66.6 %) |" in (tmp_path / "r.md").read_text()
     assert "| release-mine | 2 of 4 (50 %) |" in (tmp_path / "r.md").read_text()
 
 
@@ -188,14 +217,15 @@ def test_hostile_messages_stay_text() -> None:
     found = result_set(result("test_a", "failed", message=HOSTILE))
     page = to_html(found)
     assert page.count("<script") == 2
-    assert "alert(1)" in page
+    assert page_data(page)["messages"] == [HOSTILE]  # packed; the script sets it as text
+    assert "alert(1)" not in page
     row = next(line for line in to_markdown(found).splitlines() if "alert(1)" in line)
     assert row.count(" | ") == 2
 
 
 def test_html_shows_differences() -> None:
     old, new = result_set(result("test_a")), result_set(result("test_a", "crashed", message="SIGSEGV"))
-    data = json.loads(to_html(new, old).split('type="application/json">')[1].split("</script>")[0])
+    data = page_data(to_html(new, differences(old, new)))
     assert data["changes"] == [["worse", "b", "official/node/test_a", "passed", "crashed", "SIGSEGV"]]
     assert "| worse | b | `official/node/test_a` | passed | crashed |" in to_markdown(
         new, differences(old, new)
@@ -206,3 +236,26 @@ def test_shares_are_rounded_down() -> None:
     many = [result(f"test_{i}") for i in range(1999)]
     text = to_markdown(result_set(*many, result("test_z", "failed")))
     assert "1999 of 2000 (99.9 %)" in text
+
+
+def at(date: str, *outcomes: str) -> ResultSet:
+    found = result_set(*(result(f"test_{i}", outcome) for i, outcome in enumerate(outcomes)))
+    found.add(replace(RUN, date=date))
+    return found
+
+
+def test_a_trend_has_a_point_for_each_file() -> None:
+    late = at("2020-03-01T00:00:00+00:00", "passed", "passed")
+    early = at("2020-02-01T00:00:00+00:00", "passed", "failed", "failed")
+    trends = trend([late, early])
+    text = to_markdown(late, trends=trends)
+    first = text.index("| b | 2020-02-01 | b 1 | 1 of 3 (33.3 %) |")
+    assert first < text.index("| b | 2020-03-01 | b 1 | 2 of 2 (100 %) |")
+    points = page_data(to_html(late, trends=trends))["trends"]["b"]
+    assert [point[2:] for point in points] == [[1, 3], [2, 2]]
+    assert trend([late]) == {}
+
+
+def test_a_page_of_many_cases_is_small() -> None:
+    many = [result(f"test_{i}", type="float", seconds=i / 1e6, max_ulp=i / 7) for i in range(20_000)]
+    assert len(to_html(result_set(*many))) < 500_000

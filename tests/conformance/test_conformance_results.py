@@ -44,6 +44,15 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert list(found.results.values()) == [one, other]
 
 
+def test_files_older_than_the_type_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    write(path, RUN, result("test_a"), result("test_b", type="float16"))
+    old, new = path.read_text().splitlines()[1:]
+    assert '"type"' not in old  # as such a file has it
+    assert '"type": "float16"' in new
+    assert [r.type for r in load_results(path).results.values()] == ["", "float16"]
+
+
 def test_gzipped_results(tmp_path: Path) -> None:
     write(tmp_path / "r.jsonl", RUN, result("test_a"))
     (tmp_path / "r.jsonl.gz").write_bytes(gzip.compress((tmp_path / "r.jsonl").read_bytes()))

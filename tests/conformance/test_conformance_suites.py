@@ -38,6 +38,8 @@ def test_official_cases_are_described(official_cases: list[Any]) -> None:
     by_name = {case.name: case for case in official_cases}
     relu, strict = by_name["test_relu"], by_name["test_attention_4d_causal_fp16"]
     assert (relu.operator, relu.domain, relu.opset) == ("Relu", "", 14)
+    assert (relu.type, by_name["test_cast_FLOAT16_to_FLOAT"].type) == ("float", "float16")
+    assert by_name["test_optional_get_element_optional_sequence"].type == "int32"
     assert (relu.rtol, relu.atol) == (1e-3, 1e-7)
     assert strict.operator == "Attention"
     assert by_name["test_ai_onnx_ml_label_encoder_string_int"].domain == "ai.onnx.ml"

@@ -55,19 +55,20 @@ REFUSED: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
         "y = Frob(x)",
         {},
         UnsupportedOperatorError,
-        "ai.onnx has no operator 'Frob'; register it with onnxref.register_op",
+        NODE + "(Frob, opset 21): ai.onnx has no operator 'Frob'; register it with onnxref.register_op",
     ),
     (
         "y = odd.Frob(x)",
         {},
         UnsupportedOperatorError,
-        "no operator of domain 'odd' is known (wanted Frob); register it with onnxref.register_op",
+        NODE + "(odd:Frob, opset 1): no operator of domain 'odd' is known (wanted Frob); "
+        "register it with onnxref.register_op",
     ),
     (
         "y = Gelu(x)",
         {"opset": 19},
         UnsupportedOperatorError,
-        "Gelu of ai.onnx came with version 20 (the model imports 19)",
+        NODE + "(Gelu, opset 19): Gelu of ai.onnx came with version 20 (the model imports 19)",
     ),
     (
         "y = Neg(x)",

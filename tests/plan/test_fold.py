@@ -11,6 +11,7 @@ import pytest
 import onnxref
 from onnxref import InferenceSession, Limits, NodeError, ResourceLimitError
 from onnxref.graph import Node
+from onnxref.plan import _fold
 
 HEAD = '<ir_version: 10, opset_import: ["": 22, "my.fold": 1]>\n'
 X = np.float32([1, 2, 3])
@@ -45,6 +46,11 @@ def test_none_runs_the_graph_as_written() -> None:
     assert _executed(_session(CHAIN, optimize="none"), X) == ["Neg", "Shape", "Reshape", "Add"]
     with pytest.raises(ValueError, match="optimize must be 'all' or 'none' .got 'some'."):
         _session(CHAIN, optimize="some")
+
+
+def test_folding_takes_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_fold, "FOLDING_SECONDS", 0.0)
+    assert _executed(_session(CHAIN), X) == ["Neg", "Shape", "Reshape", "Add"]
 
 
 def test_folded_values_can_still_be_fetched() -> None:

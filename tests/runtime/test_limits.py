@@ -198,6 +198,75 @@ def test_endless_loops(body: str, limits: Limits, message: str) -> None:
     assert " (node " in found
 
 
+def _range(name: str, size: int) -> str:
+    return (
+        f"{name}0 = Constant<value_int = 0>() {name}1 = Constant<value_int = {size}>() "
+        f"{name}2 = Constant<value_int = 1>() {name} = Range({name}0, {name}1, {name}2) "
+    )
+
+
+# Each would take a minute or much more, in one node.
+SLOW = {
+    "NonMaxSuppression": _ints("b_shape", 1, 1, 4)
+    + _range("r", 2**16)
+    + _ints("col", 1, 2**16, 1)
+    + "rf = Cast<to = 1>(r) rc = Reshape(rf, col) one = Constant<value = float[1] {1}>() two = Add(rc, one) "
+    + "bs = Concat<axis = 2>(rc, rc, two, two) "
+    + _ints("row", 1, 1, 2**16)
+    + f"s = Reshape(rf, row) m = Constant<value_int = {2**40}>() y = NonMaxSuppression(bs, s, m)",
+    "LSTM": _zeros("x", 2**22, 1, 1) + _zeros("w", 1, 4, 1) + "y = LSTM<hidden_size = 1>(x, w, w)",
+    "GRU": _zeros("x", 2**22, 1, 1) + _zeros("w", 1, 3, 1) + "y = GRU<hidden_size = 1>(x, w, w)",
+    "TfIdfVectorizer": _range("x", 10**6)
+    + 'y = TfIdfVectorizer<mode = "TF", max_gram_length = 2, min_gram_length = 2, max_skip_count = 1000000, '
+    "ngram_counts = [0, 0], ngram_indexes = [0], pool_int64s = [1, 2]>(x)",
+    "Conv": _zeros("x", 1, 64, 1024, 1024) + _zeros("w", 64, 64, 31, 31) + "y = Conv(x, w)",
+}
+
+
+@pytest.mark.parametrize("body", SLOW.values(), ids=SLOW.keys())
+def test_long_kernels_look_at_the_clock(body: str) -> None:
+    session = _session(body, Limits(seconds=0.2))
+    assert "'seconds' is 0.2" in _refused(session, peak_bytes=1024 * MIB)
+
+
+def test_text_is_counted_no_further_than_the_limit() -> None:
+    body = f'a = Constant<value_string = "{"a" * 1000}">() ' + _ints("s", 2**24) + "y = Expand(a, s)"
+    message = _refused(_session(body, Limits(string_bytes=10**6)), peak_bytes=160 * MIB)
+    assert "'string_bytes' is 1,000,000" in message
+
+
+def test_scratch_of_indices_is_charged() -> None:
+    reverse = (
+        _zeros("x", 2, 2**20)
+        + _range("n", 1)
+        + _ints("s", 2**20)
+        + "l = Expand(n, s) y = ReverseSequence(x, l)"
+    )
+    compress = _ints("s", 2**22) + "x = ConstantOfShape<value = bool[1] {1}>(s) y = Compress(x, x)"
+    assert "(ReverseSequence" in _refused(
+        _session(reverse, Limits(tensor_bytes=20 * MIB)), peak_bytes=32 * MIB
+    )
+    assert "(Compress" in _refused(_session(compress, Limits(tensor_bytes=16 * MIB)), peak_bytes=32 * MIB)
+
+
+@pytest.mark.parametrize(
+    "node",
+    ["Erf(x)", "Gelu(x)", "Unique(x)", "LRN<size = 5>(x)", "LayerNormalization(x, one)"],
+)
+def test_scratch_is_charged(node: str) -> None:
+    """Of a tensor that fits, the temporaries do not."""
+    body = _zeros("x", 1, 2**20, 1) + f"one = Constant<value = float[1] {{1}}>() y = {node}"
+    message = _refused(_session(body, Limits(tensor_bytes=12 * MIB)), peak_bytes=6 * MIB)
+    assert f"({node.partition('(')[0].partition('<')[0]}" in message
+
+
+def test_errors_do_not_quote_a_whole_model() -> None:
+    perm = list(range(100_000))
+    with pytest.raises(onnxref.NodeError, match="perm must be a permutation") as caught:
+        _session(_zeros("x", 1, 1) + f"y = Transpose<perm = {perm}>(x)").run(None)
+    assert len(str(caught.value)) < 2000
+
+
 def test_loops_with_nothing_inside() -> None:
     session = _session(
         f"n = Constant<value_int = {2**62}>() {TRUE}x = Constant<value_float = 1.0>() "

@@ -1,4 +1,4 @@
-"""Specs for `test_type_matrix.py`: for every operator, the smallest call that its schemas allow.
+"""Specs for the suite `types`: for every operator, the smallest call that its schemas allow.
 
 An operator without an entry is called with its required inputs, of shape (2, 3), and no attributes.
 An entry holds from its version up to the next one.
@@ -11,10 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from onnx.defs import OpSchema
-from type_cases_ml import LEARNING, MACHINE_LEARNING
-from type_specs import D, Spec, Types, dtype_of, graph, inner, number, number_of, one_tensor, spec
 
-from onnxref.registry import ML, PREVIEW, TRAINING
+from ._type_cases_ml import LEARNING, MACHINE_LEARNING
+from ._type_specs import D, Spec, Types, dtype_of, graph, inner, number, number_of, one_tensor, spec
+
+ML = "ai.onnx.ml"
+PREVIEW = "ai.onnx.preview"
+TRAINING = "ai.onnx.preview.training"
 
 Key = tuple[str, int]
 
@@ -27,12 +30,14 @@ def _cast_name(types: Types) -> str:
 
 # --- element-wise, reductions, matrices ----------------------------------------------------------
 
+# The specification leaves open what a negative number becomes in an unsigned type, or a negative shift.
+_SMALL = D([[1, 0, 2], [3, 1, 1]])
 _TWO = spec((2, 3), (2, 3))
 
 MATH: dict[Key, Spec] = {
     **{(name, 1): _TWO for name in ("Max", "Min", "Mean", "Sum")},
-    ("BitShift", 11): spec((2, 3), (2, 3), direction="LEFT"),
-    ("Clip", 11): spec((2, 3), (), ()),
+    ("BitShift", 11): spec((2, 3), _SMALL, direction="LEFT"),
+    ("Clip", 11): spec((2, 3), D(0), D(1)),
     ("CumProd", 26): spec((2, 3), D(1)),
     ("CumSum", 11): spec((2, 3), D(1)),
     ("Det", 11): spec((2, 2)),
@@ -47,6 +52,7 @@ MATH: dict[Key, Spec] = {
     ("Mod", 10): spec(
         (2, 3), D([[1, 1, 1]] * 2), fmod=lambda types: int(dtype_of(types["T"]).kind not in "iu")
     ),
+    ("Pow", 1): spec((2, 3), D([[1, 2, 0]] * 2)),
     ("QLinearMatMul", 10): spec((2, 3), D(1), D(0), (3, 2), D(1), D(0), D(1), D(0)),
     ("TopK", 1): spec((2, 3), k=2, n_outputs=2),
     ("TopK", 10): spec((2, 3), D([2]), n_outputs=2),
@@ -121,10 +127,11 @@ TYPES: dict[Key, Spec] = {
     **{(f"Random{name}", 1): spec(shape=[2, 3], dtype=number("T")) for name in ("Normal", "Uniform")},
     **{(f"Random{name}Like", 1): spec((2, 3), dtype=number("T2")) for name in ("Normal", "Uniform")},
     ("AffineGrid", 20): spec((2, 2, 3), D([2, 1, 2, 2])),
-    ("Bernoulli", 15): spec((2, 3), dtype=number("T2")),
+    ("Bernoulli", 15): spec(D([[1, 0, 1]] * 2), dtype=number("T2")),
     ("BitCast", 26): replace(spec((2, 3), to=number("T2")), link=_same_width),
-    ("Cast", 1): spec((2, 3), to=_cast_name),
-    ("Cast", 6): spec((2, 3), to=number("T2")),
+    ("Cast", 1): spec(_SMALL, to=_cast_name),
+    ("Cast", 6): spec(_SMALL, to=number("T2")),
+    ("CastLike", 15): spec(_SMALL, (2, 3)),
     ("Constant", 1): spec(value=lambda types: one_tensor(types["T"], (2, 3))),
     ("ConstantOfShape", 9): spec(D([2, 3]), value=lambda types: one_tensor(types["T2"])),
     ("DFT", 17): spec((1, 4, 1), D(4)),

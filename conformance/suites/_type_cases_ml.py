@@ -1,4 +1,4 @@
-"""Specs for `test_type_matrix.py` of the operators outside of ai.onnx: machine learning, training."""
+"""Specs for the suite `types` of the operators outside of ai.onnx: machine learning, training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from onnx import helper
-from type_specs import D, Of, Spec, Types, dtype_of, inner, one_tensor, spec
+
+from ._type_specs import D, Of, Spec, Types, dtype_of, inner, one_tensor, spec
 
 _STRING = "tensor(string)"
 
@@ -117,7 +118,11 @@ MACHINE_LEARNING: dict[tuple[str, int], Spec] = {
         }
     ),
     ("LinearClassifier", 1): spec(
-        (2, 3), n_outputs=2, coefficients=[1.0] * 6, **_labels("classlabels_strings", "classlabels_ints")
+        (2, 3),
+        n_outputs=2,
+        coefficients=[1.0] * 6,
+        intercepts=[0.0, 0.0],
+        **_labels("classlabels_strings", "classlabels_ints"),
     ),
     ("LinearRegressor", 1): spec((2, 3), coefficients=[1.0] * 3),
     ("OneHotEncoder", 1): spec(

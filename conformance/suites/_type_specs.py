@@ -1,4 +1,4 @@
-"""What a spec of `type_cases.py` is: how to call an operator with inputs of given types.
+"""What a spec of `_type_cases.py` is: how to call an operator with inputs of given types.
 
 A spec lists the inputs in schema order. A tuple of ints is a shape, `D` holds the data itself, None
 leaves an optional input out. Each input takes the type that its schema's type variable is bound to.
@@ -7,17 +7,15 @@ leaves an optional input out. Each input takes the type that its schema's type v
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
-from node_models import element, type_proto
 from numpy.typing import NDArray
 from onnx import helper
-
-from onnxref.dtypes import to_numpy
 
 # A type variable, or a type string that stands for itself, to the type string it is bound to.
 Types = Mapping[str, str]
@@ -67,6 +65,60 @@ def spec(*inputs: Item, n_outputs: int = 1, **attributes: Any) -> Spec:
     return Spec(inputs, attributes, n_outputs)
 
 
+# --- models -------------------------------------------------------------------------------------
+
+_WRAPPED = re.compile(r"(tensor|sparse_tensor|seq|optional|map)\((.*)\)")
+
+
+def element(name: str) -> int:
+    """Return the number of an element type: `element("float")` is 1."""
+    return int(onnx.TensorProto.DataType.Value(name.upper()))
+
+
+def type_proto(type_string: str) -> onnx.TypeProto:
+    """Return the type that an ONNX type string such as `seq(tensor(float))` names, without a shape."""
+    match = _WRAPPED.fullmatch(type_string)
+    if match is None:
+        raise ValueError(f"no type {type_string!r}")
+    kind, content = match.groups()
+    proto = onnx.TypeProto()
+    match kind:
+        case "tensor":
+            proto.tensor_type.elem_type = element(content)
+        case "sparse_tensor":
+            proto.sparse_tensor_type.elem_type = element(content)
+        case "seq":
+            proto.sequence_type.elem_type.CopyFrom(type_proto(content))
+        case "optional":
+            proto.optional_type.elem_type.CopyFrom(type_proto(content))
+        case "map":
+            key, _, value = content.partition(",")
+            proto.map_type.key_type = element(key)
+            value = value.strip()
+            value = value if "(" in value else f"tensor({value})"
+            proto.map_type.value_type.CopyFrom(type_proto(value))
+    return proto
+
+
+def node_model(
+    node: onnx.NodeProto,
+    opsets: Mapping[str, int],
+    types: Mapping[str, str],
+    functions: Iterable[onnx.FunctionProto] = (),
+) -> onnx.ModelProto:
+    """Return the model that is this node, its inputs declared by type string."""
+    graph = onnx.GraphProto(name="one node", node=[node])
+    for name, type_string in types.items():
+        graph.input.add(name=name, type=type_proto(type_string))
+    for name in node.output:
+        if name:
+            graph.output.add(name=name)
+    model = onnx.ModelProto(ir_version=onnx.IR_VERSION, graph=graph, functions=functions)
+    for domain, version in opsets.items():
+        model.opset_import.add(domain=domain, version=version)
+    return model
+
+
 # --- types ---------------------------------------------------------------------------------------
 
 
@@ -80,6 +132,12 @@ def dtype_of(type_string: str) -> np.dtype[Any]:
     return to_numpy(number_of(type_string))
 
 
+def to_numpy(number: int) -> np.dtype[Any]:
+    """Return the NumPy type of an element type's number; strings are objects."""
+    string = number == onnx.TensorProto.STRING
+    return np.dtype(object) if string else helper.tensor_dtype_to_np_dtype(number)
+
+
 def number_of(type_string: str) -> int:
     """Return the number of a tensor's element type, as attributes such as `to` have it."""
     return element(inner(type_string))
@@ -89,6 +147,9 @@ def number(variable: str) -> Callable[[Types], int]:
     """Return an attribute that names the element type a variable is bound to."""
     return lambda types: number_of(types[variable])
 
+
+# int2 ends at 1: its 3 is a -1.
+_NUMBERS = np.array([1, 0, -2, 3, -1])
 
 # --- values --------------------------------------------------------------------------------------
 
@@ -103,16 +164,14 @@ def as_array(data: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def value_of(type_string: str, item: Item | None = None) -> Any:
-    """Return a small value of any type: 1, 0, 1, 0 ... where the item is a shape."""
+    """Return a small value of any type, with the numbers of `_NUMBERS` where the item is a shape."""
     kind = type_string.partition("(")[0]
     match kind:
         case "tensor":
             if isinstance(item, D):
                 return as_array(item.data, dtype_of(type_string))
             shape = item.shape if isinstance(item, Of) else (2, 3) if item is None else item
-            # No type of ONNX lacks a 0 and a 1 but float8e8m0, where 0 becomes the smallest number.
-            data = (np.arange(math.prod(shape)) + 1) % 2
-            return as_array(data.reshape(shape), dtype_of(type_string))
+            return as_array(_numbers(math.prod(shape), type_string).reshape(shape), dtype_of(type_string))
         case "seq":
             return [value_of(inner(type_string), item) for _ in range(2)]
         case "optional":
@@ -123,6 +182,13 @@ def value_of(type_string: str, item: Item | None = None) -> Any:
             return {k: as_array(i, to_numpy(element(value)))[()] for i, k in enumerate(keys)}
         case _:
             raise ValueError(f"no value of {type_string}")
+
+
+def _numbers(count: int, type_string: str) -> NDArray[Any]:
+    """Return numbers that every type holds, or the nearest it has: negative ones where there are any."""
+    numbers = np.resize(_NUMBERS, count)
+    unsigned = inner(type_string).startswith(("uint", "bool", "float8e8m0"))
+    return np.abs(numbers) if unsigned else numbers
 
 
 def one_tensor(type_string: str, shape: Sequence[int] = (1,)) -> onnx.TensorProto:

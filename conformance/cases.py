@@ -41,7 +41,7 @@ class Case:
     """One test of a backend.
 
     Attributes:
-        suite: `official`, or `release-` and a version.
+        suite: `official`, `types`, `versions`, or `release-` and a version.
         group: folder within the suite: `node`, `simple`, ...
         name: the test's own name, such as `test_relu`.
         operator: what is tested: the one node's operator, or "" for a graph of several nodes.

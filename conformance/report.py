@@ -34,6 +34,9 @@ STYLES = {
 }
 LISTED = 20  # cases of a kind that are named in the terminal
 
+# A Markdown page of thousands of rows is one that no browser shows.
+LISTED_CASES = 200
+
 
 def print_summary(console: Console, found: ResultSet, changes: Sequence[Change] = ()) -> None:
     """Print totals, the cases that are not right, and the differences."""
@@ -180,9 +183,11 @@ def _markdown_cases(backend: str, found: ResultSet) -> list[str]:
     ]
     if not rows:
         return []
-    table = _markdown_table(["case", "outcome", "message"], rows)
+    table = _markdown_table(["case", "outcome", "message"], rows[:LISTED_CASES])
     summary = f"<summary>{html.escape(backend)}: {len(rows)} cases that did not pass</summary>"
-    return ["<details>", summary, "", *table, "", "</details>", ""]
+    rest = len(rows) - LISTED_CASES
+    more = ["", f"... and {rest} more, which the HTML page and the results file have."] if rest > 0 else []
+    return ["<details>", summary, "", *table, *more, "", "</details>", ""]
 
 
 def _cell(message: str) -> str:

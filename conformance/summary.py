@@ -68,11 +68,14 @@ def totals(found: ResultSet) -> Totals:
 
 
 def totals_by_type(found: ResultSet) -> Totals:
-    """Count outcomes by backend and element type; cases of which no type is known are left out."""
+    """Count outcomes by backend and element type; cases of which no type is known are left out.
+
+    Sequences, optionals and maps (`optional_seq_tensor_float`) count for the type of what they hold.
+    """
     counts: Totals = defaultdict(Counter)
     for result in found.results.values():
         if result.type:
-            counts[result.backend, result.type][result.outcome] += 1
+            counts[result.backend, result.type.rpartition("_")[2]][result.outcome] += 1
     return dict(counts)
 
 

@@ -1,4 +1,4 @@
-"""Where cases come from. A suite's name is `official`, or `releases` for all past releases."""
+"""Where cases come from: one module for each suite; `releases` stands for all past releases."""
 
 from __future__ import annotations
 

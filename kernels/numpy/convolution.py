@@ -27,7 +27,7 @@ _DEPTHWISE_BYTES = 2**20
 # Conv ---------------------------------------------------------------------------------------------
 
 
-def _conv_windows(
+def conv_windows(
     x: Array,
     w: Array,
     group: int,
@@ -68,7 +68,7 @@ def _conv_cost(
     strides: tuple[int, ...] | None = None,
     itemsize: int = 0,
 ) -> Cost:
-    windows = _conv_windows(x, w, group, kernel_shape, strides, dilations, pads, auto_pad)
+    windows = conv_windows(x, w, group, kernel_shape, strides, dilations, pads, auto_pad)
     n, c = x.shape[:2]
     made = n * w.shape[0] * math.prod(windows.out)
     wide = max(4, x.itemsize)
@@ -77,7 +77,7 @@ def _conv_cost(
     return Cost(made * (itemsize or x.itemsize), scratch(windows, n * c, wide) + columns + made * wide)
 
 
-def _convolve(x: Array, w: Array, windows: Windows, group: int, budget: Budget) -> Array:
+def convolve(x: Array, w: Array, windows: Windows, group: int, budget: Budget) -> Array:
     """Return the convolution (N, M, *out) of float32 or float64 `x` and `w`, without bias."""
     n, m = x.shape[0], w.shape[0]
     if 0 in (n, m, x.shape[1], *windows.out):
@@ -137,8 +137,8 @@ def conv(
     ctx: Context,
 ) -> Array:
     """Correlate x (N, C, *spatial) with w (M, C/group, *kernel) and add b (M); ONNX Conv-22."""
-    windows = _conv_windows(x, w, group, kernel_shape, strides, dilations, pads, auto_pad)
-    y = _convolve(widen(x), widen(w), windows, group, ctx.budget)
+    windows = conv_windows(x, w, group, kernel_shape, strides, dilations, pads, auto_pad)
+    y = convolve(widen(x), widen(w), windows, group, ctx.budget)
     return narrow(_add_bias(y, None if b is None else widen(b)), x.dtype)
 
 
@@ -171,7 +171,7 @@ def _convolve_exactly(x: Array, w: Array, windows: Windows, group: int, budget: 
     w_sum = np.abs(w).sum(axis=tuple(range(1, w.ndim)), dtype=np.float64).max(initial=0)
     dtype = np.float32 if x_max * w_sum <= 2**24 else np.float64
     x, w = x.astype(dtype, copy=False), w.astype(dtype, copy=False)
-    return _convolve(x, w, windows, group, budget)
+    return convolve(x, w, windows, group, budget)
 
 
 def _conv_integer_cost(
@@ -204,7 +204,7 @@ def conv_integer(
 
     Padding holds the zero point: it stands for the real value 0.
     """
-    windows = _conv_windows(x, w, group, kernel_shape, strides, dilations, pads, auto_pad)
+    windows = conv_windows(x, w, group, kernel_shape, strides, dilations, pads, auto_pad)
     left = _less_zero_point(x, x_zero_point, "x_zero_point")
     right = _less_zero_point(w, w_zero_point, "w_zero_point", per_channel=True)
     # By way of int64, whose conversion to int32 wraps.
@@ -239,7 +239,7 @@ def qlinear_conv(
     ctx: Context,
 ) -> Array:
     """Convolve quantized tensors, with exact sums and one rounding (half to even); ONNX QLinearConv-10."""
-    windows = _conv_windows(x, w, group, kernel_shape, strides, dilations, pads, auto_pad)
+    windows = conv_windows(x, w, group, kernel_shape, strides, dilations, pads, auto_pad)
     left = _less_zero_point(x, x_zero_point, "x_zero_point")
     right = _less_zero_point(w, w_zero_point, "w_zero_point", per_channel=True)
     total = _convolve_exactly(left, right, windows, group, ctx.budget).astype(np.float64)
@@ -256,7 +256,7 @@ def qlinear_conv(
 # ConvTranspose and Col2Im -------------------------------------------------------------------------
 
 
-def _transposed_windows(
+def transposed_windows(
     x: Array,
     w: Array,
     *,
@@ -322,7 +322,7 @@ def _shares(full: Sequence[int], out: Sequence[int], *, odd_first: bool) -> tupl
 
 def _register_conv_transpose(since: tuple[int, ...]) -> None:
     def cost(x: Array, w: Array, b: Array | None = None, **attributes: Any) -> Cost:
-        windows = _transposed_windows(x, w, version=since[0], **attributes)
+        windows = transposed_windows(x, w, version=since[0], **attributes)
         lanes, wide = x.shape[0] * w.shape[1] * attributes.get("group", 1), max(4, x.itemsize)
         made, tap = lanes * math.prod(windows.size), lanes * math.prod(windows.out)
         return Cost(made * x.itemsize, (made + tap) * wide + _COLUMN_BYTES)
@@ -343,7 +343,7 @@ def _register_conv_transpose(since: tuple[int, ...]) -> None:
         strides: tuple[int, ...] | None = None,
     ) -> Array:
         """Spread x (N, C, *spatial) over w (C, M/group, *kernel) and add b (M); ONNX ConvTranspose-22."""
-        windows = _transposed_windows(
+        windows = transposed_windows(
             x,
             w,
             auto_pad=auto_pad,
@@ -356,11 +356,11 @@ def _register_conv_transpose(since: tuple[int, ...]) -> None:
             strides=strides,
             version=since[0],
         )
-        y = _convolve_transposed(widen(x), widen(w), windows, group)
+        y = convolve_transposed(widen(x), widen(w), windows, group)
         return narrow(_add_bias(y, None if b is None else widen(b)), x.dtype)
 
 
-def _convolve_transposed(x: Array, w: Array, windows: Windows, group: int) -> Array:
+def convolve_transposed(x: Array, w: Array, windows: Windows, group: int) -> Array:
     """Multiply all inputs by the weights, some taps at a time, and add each tap where it belongs."""
     n, c = x.shape[:2]
     m = w.shape[1]
@@ -484,7 +484,7 @@ def deform_conv(
     (N, offset_group * taps, *out). A sample interpolates linearly between its
     neighbours; those outside of x are zero.
     """
-    windows = _conv_windows(x, w, group, kernel_shape, strides, dilations, pads, "NOTSET")
+    windows = conv_windows(x, w, group, kernel_shape, strides, dilations, pads, "NOTSET")
     n, c, m, rank = x.shape[0], x.shape[1], w.shape[0], len(windows.size)
     taps = math.prod(windows.kernel)
     if offset_group < 1 or c % offset_group:
@@ -571,7 +571,7 @@ def causal_conv_with_state(
     whole = np.concatenate([past_state, input], axis=2)
     wide = widen(whole)
     windows = Windows((whole.shape[2],), (kernel,), (1,), (1,), (0,), (0,), (length,))
-    y = _convolve(wide, widen(weight), windows, channels, ctx.budget)
+    y = convolve(wide, widen(weight), windows, channels, ctx.budget)
     _add_bias(y, None if bias is None else widen(bias))
     if activation != "none":
         y *= sigmoid(y)

@@ -21,8 +21,8 @@ from onnxref.registry import INTERNAL, Context, Cost, op
 from ._checks import int_vector, normalize_axes
 from ._common import in_float32, narrow, widen
 from ._windows import Index, Windows, slide
-from .convolution import _conv_windows, _convolve, _convolve_transposed, _transposed_windows
-from .pooling import _counts
+from .convolution import conv_windows, convolve, convolve_transposed, transposed_windows
+from .pooling import window_counts
 
 Ints = tuple[int, ...] | None
 
@@ -229,8 +229,8 @@ def conv_input_gradient(
 ) -> Array:
     """Return the gradient of Conv's X, of this shape, from that of its output; attributes as for Conv."""
     x = _zeros_like_shape(shape, g.dtype)
-    windows = _conv_windows(x, w, group, kernel_shape, strides, dilations, pads, auto_pad)
-    return narrow(_convolve_transposed(widen(g), widen(w), windows, group), g.dtype)
+    windows = conv_windows(x, w, group, kernel_shape, strides, dilations, pads, auto_pad)
+    return narrow(convolve_transposed(widen(g), widen(w), windows, group), g.dtype)
 
 
 @op("ConvWeightGradient", since=(1, 11, 22), domain=INTERNAL, cost=_shape_cost)
@@ -248,7 +248,7 @@ def conv_weight_gradient(
 ) -> Array:
     """Return the gradient of Conv's W, of this shape, from that of its output; attributes as for Conv."""
     w = _zeros_like_shape(shape, g.dtype)
-    windows = _conv_windows(x, w, group, kernel_shape, strides, dilations, pads, auto_pad)
+    windows = conv_windows(x, w, group, kernel_shape, strides, dilations, pads, auto_pad)
     return narrow(_weight_gradient(widen(g), widen(x), windows, group), g.dtype)
 
 
@@ -258,7 +258,7 @@ def _register_transposed(since: tuple[int, ...]) -> None:
     def windows_over(x: Array, w: Array, *attributes: Any) -> Windows:
         names = "auto_pad dilations group kernel_shape output_padding output_shape pads strides"
         given = dict(zip(names.split(), attributes, strict=True))
-        return _complete(_transposed_windows(x, w, version=since[0], **given))
+        return _complete(transposed_windows(x, w, version=since[0], **given))
 
     @op("ConvTransposeInputGradient", since=since, domain=INTERNAL, cost=_shape_cost)
     def input_gradient(
@@ -280,7 +280,7 @@ def _register_transposed(since: tuple[int, ...]) -> None:
         windows = windows_over(
             x, w, auto_pad, dilations, group, kernel_shape, output_padding, output_shape, pads, strides
         )
-        return narrow(_convolve(widen(g), widen(w), windows, group, ctx.budget), g.dtype)
+        return narrow(convolve(widen(g), widen(w), windows, group, ctx.budget), g.dtype)
 
     @op("ConvTransposeWeightGradient", since=since, domain=INTERNAL, cost=_shape_cost)
     def weight_gradient(
@@ -331,7 +331,7 @@ def average_pool_gradient(
     windows = slide(size, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     counts = np.ones((), g.dtype)
     for axis in range(len(size)):
-        counts = counts[..., np.newaxis] * _counts(windows, axis, include_pad=bool(count_include_pad))
+        counts = counts[..., np.newaxis] * window_counts(windows, axis, include_pad=bool(count_include_pad))
     y: Array = g / counts.astype(g.dtype)
     for axis in range(len(size)):
         y = _spread(y, windows, axis)

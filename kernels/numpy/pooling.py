@@ -147,14 +147,14 @@ def average_pool(
     windows = slide(spatial_shape(x), kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     counts: Array = np.ones((), x.dtype)
     for axis in range(len(windows.size)):
-        on_axis = _counts(windows, axis, include_pad=bool(count_include_pad))
+        on_axis = window_counts(windows, axis, include_pad=bool(count_include_pad))
         counts = counts[..., np.newaxis] * on_axis.astype(x.dtype)
     y = _pool(x, windows, np.add, 0)
     y /= counts
     return y
 
 
-def _counts(windows: Windows, axis: int, *, include_pad: bool) -> Array:
+def window_counts(windows: Windows, axis: int, *, include_pad: bool) -> Array:
     """Return how many elements of each window of `axis` lie in the (padded) image."""
     first = np.arange(windows.out[axis], dtype=np.int64) * windows.strides[axis] - windows.begins[axis]
     dilation, kernel = windows.dilations[axis], windows.kernel[axis]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -19,6 +19,7 @@ from .limits import DEFAULT, Budget, Limits
 # The rooms below are imported when the first session is made, so that `import onnxref` stays light.
 if TYPE_CHECKING:
     from .plan import Plan
+    from .plan.specialize import Acceleration
     from .runtime import Observer
 
 # ONNX Runtime's names for the places where a model can run, and the backends that answer to them.
@@ -103,6 +104,9 @@ class InferenceSession:
         backend: kernel set to use; "auto" takes the fastest that is right.
         limits: bounds on memory, time and size; None means `onnxref.DEFAULT`.
         optimize: "all", or "none" to run the graph as it is written, every node in every run.
+        precision: "default"; "strict" leaves out whatever trades accuracy for speed or makes a result depend
+            on the size of the batch; "bf16" lets matrix products take bfloat16 where the processor can.
+        without: names of planner passes to leave out; `onnxref.plan.passes.all_passes()` lists them.
 
     Raises:
         ModelError: the model cannot be loaded or breaks the specification.
@@ -117,16 +121,19 @@ class InferenceSession:
         backend: str = "auto",
         limits: Limits | None = None,
         optimize: Literal["all", "none"] = "all",
+        precision: Literal["default", "strict", "bf16"] = "default",
+        without: Collection[str] = (),
     ) -> None:
         from .model import load_model
 
-        self._backend = _choose_backend(backend if providers is None else _backend_of(providers))
         if optimize not in ("all", "none"):
             raise ValueError(f"optimize must be 'all' or 'none' (got {optimize!r})")
         self._fold = optimize == "all"
         if limits is not None and not isinstance(limits, Limits):
             raise TypeError(f"limits must be an onnxref.Limits (got a {type(limits).__name__})")
         self._limits = DEFAULT if limits is None else limits
+        backend = backend if providers is None else _backend_of(providers)
+        self._acceleration = _acceleration(backend, precision, without) if self._fold else None
         self._model = load_model(model, self._limits)
         self._generator = np.random.default_rng()
         self._lock = threading.Lock()
@@ -218,13 +225,25 @@ class InferenceSession:
         with self._lock:
             if names not in self._plans:
                 self._plans[names] = build_plan(
-                    self._model, names, backend=self._backend, limits=self._limits, fold=self._fold
+                    self._model, names, limits=self._limits, fold=self._fold, acceleration=self._acceleration
                 )
             return self._plans[names]
 
 
-def _choose_backend(backend: str) -> str:
-    return "numpy" if backend == "auto" else backend
+def _acceleration(backend: str, precision: str, without: Collection[str]) -> Acceleration | None:
+    """Return how to run natively; None for the reference alone."""
+    if precision not in ("default", "strict", "bf16"):
+        raise ValueError(f"precision must be 'default', 'strict' or 'bf16' (got {precision!r})")
+    if backend == "numpy":
+        return None
+    from .lowering import load_lowerings
+    from .native import default_team
+    from .plan.specialize import Acceleration
+
+    load_lowerings("numba" if backend == "auto" else backend)
+    return Acceleration(
+        "numba", default_team(), precision=precision, wait=backend != "auto", without=frozenset(without)
+    )
 
 
 def _backend_of(providers: Sequence[str | tuple[str, Mapping[str, Any]]] | str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,25 +44,29 @@ from ._steps import NO_SLOT, Plan, Step, memory_owner, read_only
 from ._types import TypeRule, value_type_string
 from .gradient import expand_gradients
 
+if TYPE_CHECKING:
+    from .specialize import Acceleration
+
 
 def build_plan(
     model: Model,
     outputs: Sequence[str] | None = None,
     *,
-    backend: str = "numpy",
     limits: Limits = DEFAULT,
     fold: bool = True,
+    acceleration: Acceleration | None = None,
 ) -> Plan:
     """Return the plan that computes `outputs` (names of any values of the graph; None: all its outputs).
 
     Args:
         fold: compute what depends on constants only while planning; False plans the graph as written.
+        acceleration: how to run the plan natively; None leaves every step to the reference kernels.
 
     Raises:
         ModelError: a node breaks its schema's rules or nothing implements it.
         OutputError: an output is not a value of the graph.
     """
-    shared = _Shared(model, backend, Budget(limits), Folder(limits) if fold else None)
+    shared = _Shared(model, Budget(limits), Folder(limits) if fold else None, acceleration)
     graph = model.graph
     if outputs is not None:
         graph = replace(graph, outputs=tuple(_find_output(graph, name) for name in outputs))
@@ -82,10 +86,12 @@ def _find_output(graph: Graph, name: str) -> Value:
 class _Shared:
     """What all builders of one model have in common."""
 
-    def __init__(self, model: Model, backend: str, budget: Budget, folder: Folder | None) -> None:
+    def __init__(
+        self, model: Model, budget: Budget, folder: Folder | None, acceleration: Acceleration | None
+    ) -> None:
         self.folder = folder
         self.model = model
-        self.backend = backend
+        self.acceleration = acceleration
         self.budget = budget
         self.gradients = Budget(budget.limits)  # counts the nodes that derivatives are made of
         self.function_plans: dict[Any, Plan] = {}
@@ -125,7 +131,7 @@ class _Builder:
         self.check_output_types()
         self.free_at_last_use(output_slots)
         self.drop_unused_constants(output_slots)
-        return Plan(
+        plan = Plan(
             name=graph.name,
             input_names=tuple(value.name for value in graph.inputs),
             output_names=tuple(value.name for value in graph.outputs),
@@ -137,6 +143,11 @@ class _Builder:
             constant_memory=self.constant_memory(),
             steps=self.steps,
         )
+        if self.shared.acceleration is not None:
+            from .specialize import Regions
+
+            plan.regions = Regions(plan, self.shared.acceleration)
+        return plan
 
     def check(self) -> None:
         """Check the nodes of a graph that is not going to be run."""
@@ -213,7 +224,7 @@ class _Builder:
 
     def find_operator(self, node: Node) -> Operator:
         try:
-            return registry.find(node.domain, node.op_type, node.opset, self.shared.backend)
+            return registry.find(node.domain, node.op_type, node.opset)
         except UnsupportedOperatorError as error:
             raise UnsupportedOperatorError(f"{node}: {error}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from ..dtypes import Array
 from ..graph import Node, ValueType
 from ..registry import Cost
 from ._types import TypeRule
+
+if TYPE_CHECKING:
+    from .specialize import Regions
 
 # Slot 0 always holds None: absent optional inputs read it, unwanted outputs are not written.
 NO_SLOT = 0
@@ -75,6 +78,7 @@ class Plan:
         output_slots: where the results are.
         captures: (slot in the surrounding frame, slot here) of outer values that a subgraph uses.
         constant_memory: identities of the arrays that the constants look into, those of bodies included.
+        regions: pieces specialised for input shapes; None where every step runs by itself.
     """
 
     name: str
@@ -87,3 +91,4 @@ class Plan:
     template: list[Any]
     constant_memory: frozenset[int]
     steps: list[Step]
+    regions: Regions | None = None

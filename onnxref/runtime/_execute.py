@@ -13,6 +13,7 @@ from ..errors import KernelError, NodeError, OnnxRefError, ResourceLimitError, T
 from ..graph import Node, ValueType
 from ..limits import Budget
 from ..plan import Plan, Step, memory_owner, read_only
+from ..plan.specialize import Program, Record, Region, Regions
 from ..registry import Context
 from ._memory import Ledger
 
@@ -56,17 +57,77 @@ def execute(plan: Plan, inputs: Sequence[Any], captured: Sequence[Any], run: Run
         slots[slot] = value
     for (_, slot), value in zip(plan.captures, captured, strict=True):
         slots[slot] = value
-    for step in plan.steps:
-        values = [slots[slot] for slot in step.inputs]
-        outputs = _run_step(step, values, slots, run)
-        for observer in run.observers:
-            observer(step.node, values, outputs)
-        for slot, value in zip(step.outputs, outputs, strict=False):
-            if slot:
-                slots[slot] = value
-        for slot in step.frees:
-            slots[slot] = None
+    if plan.regions is None or run.observers:
+        for step in plan.steps:
+            perform(step, slots, run)
+    else:
+        run_regions(plan, plan.regions, slots, run)
     return [slots[slot] for slot in plan.output_slots]
+
+
+def perform(step: Step, slots: list[Any], run: Run) -> Sequence[Any]:
+    """Run one step over the slots, tell the observers, and free what nothing needs any more."""
+    values = [slots[slot] for slot in step.inputs]
+    outputs = _run_step(step, values, slots, run)
+    for observer in run.observers:
+        observer(step.node, values, outputs)
+    for slot, value in zip(step.outputs, outputs, strict=False):
+        if slot:
+            slots[slot] = value
+    for slot in step.frees:
+        slots[slot] = None
+    return outputs
+
+
+def run_regions(plan: Plan, regions: Regions, slots: list[Any], run: Run) -> None:
+    """Run a plan's regions by their native programs, and what lies between them step by step."""
+    position = 0
+    while position < len(plan.steps):
+        if regions.is_dynamic(position):
+            perform(plan.steps[position], slots, run)
+            position += 1
+            continue
+        key = regions.key(position, slots)
+        region = regions.find(key)
+        if region is None:
+            position = _learn(plan, regions, position, key, slots, run)
+        elif region.program is None:
+            for step in plan.steps[position : max(region.end, position + 1)]:
+                perform(step, slots, run)
+            position = max(region.end, position + 1)
+        else:
+            _run_program(region, region.program, slots, run)
+            position = region.end
+
+
+def _learn(plan: Plan, regions: Regions, begin: int, key: Any, slots: list[Any], run: Run) -> int:
+    """Run steps one by one, as far as their shapes are fixed, at least one; return where that ended."""
+    record = Record(plan, begin, slots)
+    position = begin
+    while position < len(plan.steps):
+        step = plan.steps[position]
+        accepted = record.accepts(step)
+        if not accepted and position > begin:
+            break
+        outputs = perform(step, slots, run)
+        position += 1
+        if not accepted or not record.add(step, outputs):
+            break
+    regions.learn(key, record)
+    return position
+
+
+def _run_program(region: Region, program: Program, slots: list[Any], run: Run) -> None:
+    outputs = program.run(
+        [slots[slot] for slot in region.inputs],
+        run.budget,
+        lambda step, values: _run_step(step, values, slots, run),
+    )
+    for slot, value in zip(region.outputs, outputs, strict=True):
+        run.ledger.add(value)
+        slots[slot] = value
+    for slot in region.frees:
+        slots[slot] = None
 
 
 class _BoundBody:

@@ -1,0 +1,382 @@
+"""How an accelerated kernel set turns a node of known shapes into calls of native code.
+
+A lowering is registered beside the reference kernel's name and versions and has a kernel's signature,
+but it sees descriptions instead of arrays and computes nothing:
+
+    @lower("Relu", since=(6, 13, 14))
+    def relu(site, x):
+        (y,) = site.outputs
+        site.call(native(CODE, "relu", x.dtype.name), x, y, units=x.size, work=x.nbytes / 8)
+
+The lowering contract
+    1. After `site` it takes the node's inputs positionally (None for an absent one) and the attributes
+       as keywords, with that version's defaults, as a kernel does.
+    2. Shapes and dtypes of inputs and outputs are known. An input whose value is known while planning
+       has it in `constant`. Tensors are C-contiguous where `layout` is None.
+    3. It describes the work with `site.call`, in order. Operands among the arguments become addresses,
+       floats become float64 bits (`arg_float`), ints stay ints.
+    4. What it cannot do is `raise Unsupported(reason)`, before the first call; the reference kernel
+       runs instead and `explain` shows the reason.
+    5. A call's units are independent: any split over threads gives the same bits. Reductions across
+       units are a second call.
+    6. The native code reads no more than its inputs, writes nothing but its outputs and scratch, and
+       writes all of its outputs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import struct
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from .dtypes import Array, DType
+from .errors import BackendError
+from .graph import Node
+from .native import NativeFunction
+from .registry import ONNX
+
+_L = TypeVar("_L", bound=Callable[..., None])
+LINE = 64  # bytes of a cache line: every buffer begins at one
+
+Pad: TypeAlias = tuple[int, int, int, int]  # top, left, bottom, right
+NO_PAD: Pad = (0, 0, 0, 0)
+
+
+class Unsupported(Exception):  # noqa: N818 - it is an answer, not an error
+    """A lowering cannot do this node; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Channels in blocks of one vector: (N, C, H, W) lies as [N][C/lanes][top+H+bottom][left+W+right][lanes].
+
+    The border holds zeros, so that a convolution may read its padding. Lanes past the last channel
+    hold finite numbers of no meaning. (N, C, W) is seen as (N, C, 1, W).
+
+    Attributes:
+        lanes: channels in a block.
+        pad: rows and columns around each plane.
+    """
+
+    lanes: int
+    pad: Pad = NO_PAD
+
+    def extents(self, shape: Sequence[int]) -> tuple[int, int, int, int, int]:
+        """Return (N, blocks, padded rows, padded columns, lanes)."""
+        n, c, h, w = (*shape[:2], 1, shape[2]) if len(shape) == 3 else shape
+        top, left, bottom, right = self.pad
+        return n, -(-c // self.lanes), top + h + bottom, left + w + right, self.lanes
+
+    def element_offset(self, shape: Sequence[int]) -> int:
+        """Return the index of element (0, 0, 0, 0) in the buffer."""
+        top, left, _, _ = self.pad
+        return (top * self.extents(shape)[3] + left) * self.lanes
+
+
+@dataclass(slots=True, eq=False)
+class Operand:
+    """A tensor as the planner knows it.
+
+    Attributes:
+        name: the value's name in the model, or one that tells what it is.
+        constant: its value, where that is known while planning.
+        layout: how it lies in memory; None is C-contiguous.
+    """
+
+    shape: tuple[int, ...]
+    dtype: DType
+    name: str = ""
+    constant: Array | None = None
+    layout: Blocked | None = None
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the elements alone, whatever the layout."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Size of the memory that it lies in."""
+        if self.layout is None:
+            return self.nbytes
+        return math.prod(self.layout.extents(self.shape)) * self.dtype.itemsize
+
+    def __add__(self, offset: int) -> Address:
+        return Address(self, offset)
+
+    def __str__(self) -> str:
+        shown = f"{self.dtype.name}[{', '.join(map(str, self.shape))}]"
+        return f"{shown} in blocks of {self.layout.lanes}" if self.layout else shown
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scratch:
+    """Memory that lives for one node.
+
+    Attributes:
+        nbytes: size, for each thread where `per_thread`, rounded up to cache lines.
+        per_thread: the address is that of thread 0; thread t has its own at `t * nbytes` behind it.
+    """
+
+    nbytes: int
+    per_thread: bool = False
+
+    def __add__(self, offset: int) -> Address:
+        return Address(self, offset)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """An array made while planning from constants: prepacked weights, tables."""
+
+    array: Array
+
+    def __add__(self, offset: int) -> Address:
+        return Address(self, offset)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Address:
+    """A place in an operand's memory, in bytes from its begin."""
+
+    owner: Operand | Scratch | Packed
+    offset: int
+
+    def __add__(self, offset: int) -> Address:
+        return Address(self.owner, self.offset + offset)
+
+
+Argument: TypeAlias = int | float | Operand | Scratch | Packed | Address
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of native code.
+
+    Attributes:
+        units: independent pieces of work.
+        work: estimated time on one core in nanoseconds; decides whether threads pay.
+        grain: fewest units worth a call of their own.
+    """
+
+    function: NativeFunction
+    arguments: tuple[Argument, ...]
+    units: int = 1
+    work: float = 0.0
+    grain: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class Op:
+    """A node of known shapes on its way through the planner's passes.
+
+    Attributes:
+        nodes: the model's nodes that it stands for, the one to name in messages first.
+    """
+
+    op_type: str
+    inputs: list[Operand | None]
+    outputs: list[Operand | None]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    domain: str = ONNX
+    opset: int = 0
+    nodes: tuple[Node, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.domain + ':' if self.domain else ''}{self.op_type}"
+
+
+class PackCache:
+    """Arrays made from constants, shared by all sessions and shapes of one model.
+
+    An array is found again by the identities of its sources and a key; the sources stay alive with it.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, tuple[tuple[Any, ...], Array]] = {}
+
+    def get(self, sources: Sequence[Any], key: Hashable, build: Callable[[], Array]) -> Array:
+        """Return the array that `build` makes, from here if it was made before."""
+        full = (tuple(map(id, sources)), key)
+        found = self._made.get(full)
+        if found is None:
+            found = self._made[full] = (tuple(sources), aligned(build()))
+        return found[1]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for _, array in self._made.values())
+
+
+@dataclass(slots=True, eq=False)
+class Site:
+    """What a lowering sees of its node, and where it leaves its calls.
+
+    Attributes:
+        precision: "default"; "strict": no result may depend on batch size or on an algorithm that
+            trades accuracy for speed (Winograd); "bf16": products may be of bfloat16.
+        aliases: outputs that are their input under another shape: (output, input).
+        overwrites: outputs that may take the place of an input that nothing needs afterwards.
+    """
+
+    op: Op
+    packs: PackCache = field(default_factory=PackCache)
+    precision: str = "default"
+    calls: list[Call] = field(default_factory=list)
+    scratches: list[Scratch] = field(default_factory=list)
+    aliases: list[tuple[Operand, Operand]] = field(default_factory=list)
+    overwrites: list[tuple[Operand, Operand]] = field(default_factory=list)
+
+    @property
+    def outputs(self) -> tuple[Operand | None, ...]:
+        """The node's outputs; None for those that nothing wants."""
+        return tuple(self.op.outputs)
+
+    @property
+    def opset(self) -> int:
+        return self.op.opset
+
+    def call(
+        self, function: NativeFunction, *arguments: Argument, units: int = 1, work: float = 0.0, grain: int = 1
+    ) -> None:
+        """Add a call; see `Call`. Without units there is nothing to do and nothing is added."""
+        if units > 0:
+            self.calls.append(Call(function, arguments, units, work, grain))
+
+    def scratch(self, nbytes: int, *, per_thread: bool = False) -> Scratch:
+        """Ask for memory during this node's calls; it begins at a cache line and holds anything."""
+        made = Scratch(-(-nbytes // LINE) * LINE, per_thread)
+        self.scratches.append(made)
+        return made
+
+    def pack(self, sources: Sequence[Operand], key: Hashable, build: Callable[[], Array]) -> Packed:
+        """Return an array made from the constants of `sources`, made once per model and key.
+
+        Args:
+            key: all else that the array depends on, the operation's name first.
+        """
+        return Packed(self.packs.get([source.constant for source in sources], key, build))
+
+    def alias(self, output: Operand, input: Operand) -> None:
+        """Declare that `output` is the memory of `input`: the node needs no call (Reshape)."""
+        self.aliases.append((output, input))
+
+    def may_overwrite(self, output: Operand, input: Operand) -> None:
+        """Allow `output` to lie where `input` lay: each unit reads an element before it writes it."""
+        self.overwrites.append((output, input))
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedUse:
+    """How a node can work on blocked tensors.
+
+    Attributes:
+        inputs: index of each input that can be blocked -> the border it needs at least.
+        outputs: indices of outputs that are blocked then.
+        prefers: whether it is worth converting its inputs for it (a convolution), or it only goes along.
+    """
+
+    inputs: Mapping[int, Pad]
+    outputs: tuple[int, ...] = (0,)
+    prefers: bool = False
+
+
+BlockedRule: TypeAlias = Callable[[Op, int], "BlockedUse | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lowering:
+    """One registered lowering."""
+
+    domain: str
+    op_type: str
+    since: tuple[int, ...]
+    emit: Callable[..., None]
+    blocked: BlockedRule | None = None
+
+
+ACCELERATED = ("numba",)
+
+_tables: dict[str, dict[tuple[str, str], dict[int, Lowering]]] = {}
+
+
+def lower(
+    op_type: str,
+    *,
+    since: int | tuple[int, ...],
+    domain: str = ONNX,
+    backend: str = "numba",
+    blocked: BlockedRule | None = None,
+) -> Callable[[_L], _L]:
+    """Register a lowering for the schema versions `since` of an operator; see the module's contract.
+
+    Args:
+        blocked: `blocked(op, lanes)` says how the node can work on blocked tensors, None if not at all.
+            The lowering then meets operands with a `layout`.
+    """
+    versions = (since,) if isinstance(since, int) else since
+
+    def register(emit: _L) -> _L:
+        made = Lowering(domain, op_type, versions, emit, blocked)
+        entry = _tables.setdefault(backend, {}).setdefault((domain, op_type), {})
+        for version in versions:
+            if version in entry:
+                raise ValueError(f"{op_type}-{version} is lowered twice for {backend}")
+            entry[version] = made
+        return emit
+
+    return register
+
+
+def load_lowerings(backend: str) -> None:
+    """Import the kernel set `backend`, which registers its lowerings.
+
+    Raises:
+        BackendError: there is no such backend.
+    """
+    if backend not in ACCELERATED:
+        raise BackendError(f"there is no backend {backend!r}; choose from {', '.join(('numpy', *ACCELERATED))}")
+    importlib.import_module(f"onnxref.kernels.{backend}")
+
+
+def find_lowering(backend: str, domain: str, op_type: str, since: int) -> Lowering | None:
+    """Return the lowering of the schema version `since` of an operator, None where there is none."""
+    return _tables.get(backend, {}).get((domain, op_type), {}).get(since)
+
+
+def lowerings(backend: str) -> list[Lowering]:
+    """Return all lowerings of a backend."""
+    return [found for entry in _tables.get(backend, {}).values() for found in entry.values()]
+
+
+def float_bits(value: float) -> int:
+    """Return a float as the int64 with its float64 bits, as calls carry it."""
+    return int(struct.unpack("<q", struct.pack("<d", value))[0])
+
+
+def aligned(array: Array) -> Array:
+    """Return a C-contiguous copy of an array, beginning at a cache line."""
+    goal = aligned_empty(array.shape, array.dtype)
+    goal[...] = array
+    return goal
+
+
+def aligned_empty(shape: Sequence[int], dtype: DType) -> Array:
+    """Return an uninitialised array that begins at a cache line."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    raw = np.empty(nbytes + LINE, np.uint8)
+    start = -raw.__array_interface__["data"][0] % LINE
+    return raw[start : start + nbytes].view(dtype).reshape(tuple(shape))

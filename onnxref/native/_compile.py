@@ -1,0 +1,44 @@
+"""From a Python function to object code, by Numba's compiler. Imports Numba."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from numba import types
+from numba.core import compiler
+from numba.core.registry import cpu_target
+
+from ._target import target
+
+SIGNATURE = (types.int64,) * 4
+
+
+def compile_kernel(function: Callable[..., Any]) -> tuple[str, bytes]:
+    """Return (symbol, object code) of a kernel of four int64 arguments that returns nothing.
+
+    The code follows Numba's own calling convention: (return slot, exception slot, arguments) -> status.
+    """
+    _choose_target()
+    flags = compiler.Flags()
+    flags.no_cpython_wrapper = True
+    flags.no_cfunc_wrapper = True
+    flags.nrt = False
+    flags.error_model = "numpy"
+    flags.fastmath = {"contract"}  # fused multiply-add, and no other freedom
+    typing_context, target_context = cpu_target.typing_context, cpu_target.target_context
+    typing_context.refresh()
+    target_context.refresh()
+    result = compiler.compile_extra(
+        typing_context, target_context, function, SIGNATURE, types.void, flags, {}
+    )
+    code = result.library.serialize_using_object_code()[2][0]
+    return result.fndesc.llvm_func_name, code
+
+
+def _choose_target() -> None:
+    """Make Numba compile for `target()`; it reads these settings when it compiles its first function."""
+    chosen = target()
+    numba.config.CPU_NAME = chosen.cpu
+    numba.config.CPU_FEATURES = chosen.features

@@ -1,0 +1,126 @@
+"""The one pool of threads that all native programs share.
+
+A team of n threads is the calling thread and n - 1 workers. Workers sleep while there is nothing to do.
+One program runs on the team at a time; a caller that finds it taken runs on its own thread alone,
+so that callers from many threads never wait for each other. Results do not depend on which it was.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+import threading
+from functools import cache
+
+import numpy as np
+
+from ._function import NativeFunction, native
+
+ROW = 5  # int64 of a call in a program; `_team_code` says which
+_CODE = "onnxref.native._team_code"
+_LINE = 64
+_FIELDS = 8
+_EPOCH, _STOP = 0, 7 * _LINE
+_FUTEX_NUMBERS = {"x86_64": 202, "aarch64": 98}
+VARIABLE = "ONNXREF_NUM_THREADS"
+
+
+class Team:
+    """Threads that run one program together.
+
+    Args:
+        threads: how many, the caller's included.
+    """
+
+    def __init__(self, threads: int) -> None:
+        if threads < 1:
+            raise ValueError(f"a team has at least one thread (got {threads})")
+        self.threads = threads if _can_wait() else 1
+        self._taken = threading.Lock()
+        self._started = False
+        self._memory = np.zeros(_FIELDS * _LINE // 8 + 8, np.int64)
+        self._block = -(-self._memory.ctypes.data // _LINE) * _LINE
+        self._request = np.zeros(5, np.int64)
+
+    def run(self, program: int, calls: int, counters: int) -> None:
+        """Run a program of `calls` rows at an address; see `_team_code` for the layout.
+
+        Args:
+            counters: address of `counter_bytes(calls)` bytes that nobody else uses.
+        """
+        if self.threads == 1 or not self._taken.acquire(blocking=False):
+            run_serially(program, calls)
+            return
+        try:
+            if not self._started:
+                self._start()
+            request = self._request
+            request[:] = (self._block, program, calls, counters, self.threads)
+            _leader()(request.ctypes.data, 0, 0, 0)
+        finally:
+            self._taken.release()
+
+    def counter_bytes(self, calls: int) -> int:
+        """Return the size of the counters of a program."""
+        return calls * _LINE * (1 + self.threads)
+
+    def _start(self) -> None:
+        work = _worker()
+        work.address  # compiled here, where an error can be seen  # noqa: B018
+        for thread in range(1, self.threads):
+            run = threading.Thread(
+                target=work, args=(self._block, thread, 0), name=f"onnxref-{thread}", daemon=True
+            )
+            run.start()
+        self._started = True
+        os.register_at_fork(after_in_child=self._forget_workers)
+
+    def _forget_workers(self) -> None:
+        """A forked child has none of its parent's threads."""
+        self._memory[:] = 0
+        self._taken = threading.Lock()
+        self._started = False
+
+
+def run_serially(program: int, calls: int) -> None:
+    """Run a program on the calling thread alone."""
+    _serial()(program, 0, calls, 0)
+
+
+@cache
+def default_team() -> Team:
+    """Return the team of this process: ONNXREF_NUM_THREADS threads, or one for each usable core."""
+    chosen = os.environ.get(VARIABLE)
+    if chosen is None:
+        return Team(_usable_cores())
+    if not chosen.isdigit() or int(chosen) < 1:
+        raise ValueError(f"{VARIABLE} must be a positive number (got {chosen!r})")
+    return Team(int(chosen))
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _can_wait() -> bool:
+    """Whether workers can sleep and be woken without Python: by Linux's futex."""
+    return sys.platform == "linux" and platform.machine() in _FUTEX_NUMBERS and ctypes.sizeof(ctypes.c_void_p) == 8
+
+
+@cache
+def _serial() -> NativeFunction:
+    return native(_CODE, "serial")
+
+
+@cache
+def _leader() -> NativeFunction:
+    return native(_CODE, "leader", _FUTEX_NUMBERS[platform.machine()])
+
+
+@cache
+def _worker() -> NativeFunction:
+    return native(_CODE, "worker", _FUTEX_NUMBERS[platform.machine()])

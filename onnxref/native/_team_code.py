@@ -1,0 +1,146 @@
+"""Native code of the thread team. Imports Numba.
+
+A program is a table of calls, `ROW` int64 each: function, arguments, units, chunks per thread, parts
+that the units are split into (one for each chunk of all threads, or a single one). Beside it lie counters, one cache line each: per call the finished chunks, and per thread the chunks of its
+share that have been taken. Every thread walks through all calls: it takes chunks of its own share,
+then of the others', then waits until all chunks of the call are finished. So a thread that is late
+or was put aside by the system holds up nobody, and no result depends on who computed it.
+
+The control block has one cache line per field:
+    EPOCH     odd while a program runs; every start and end adds one
+    PROGRAM, CALLS, COUNTERS, THREADS   of the program that runs
+    ACTIVE    workers inside of the program
+    SLEEPERS  workers that wait in the kernel of the operating system
+    STOP      tells workers to leave
+"""
+
+from __future__ import annotations
+
+from .ops import (
+    arg,
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    call_kernel,
+    device,
+    fill_bytes,
+    pause,
+    system_call,
+    yield_processor,
+)
+
+LINE = 64
+ROW = 5
+EPOCH, PROGRAM, CALLS, COUNTERS, THREADS, ACTIVE, SLEEPERS, STOP = (i * LINE for i in range(8))
+
+_SPINS_BEFORE_YIELD = 4_000
+_SPINS_BEFORE_SLEEP = 20_000
+_FUTEX_WAIT, _FUTEX_WAKE = 128, 129  # private to the process
+
+
+@device
+def _take_chunks(row, counters, share, thread, threads):
+    """Run chunks of one thread's share of a call until none is left."""
+    function, arguments, units, chunks = arg(row, 0), arg(row, 1), arg(row, 2), arg(row, 3)
+    parts = arg(row, 4)
+    taken = counters + LINE * (1 + share)
+    while atomic_load(taken) < chunks:
+        chunk = atomic_add(taken, 1)
+        if chunk >= chunks:
+            break
+        place = share * chunks + chunk
+        if place < parts:
+            begin, end = units * place // parts, units * (place + 1) // parts
+            if end > begin:
+                call_kernel(function, arguments, begin, end, thread)
+        atomic_add(counters, 1)
+
+
+@device
+def _walk(program, calls, counters, thread, threads):
+    """Take part in every call of a program."""
+    stride = LINE * (1 + threads)
+    for i in range(calls):
+        row = program + i * ROW * 8
+        own = counters + i * stride
+        total = arg(row, 3) * threads
+        if atomic_load(own) < total:
+            for k in range(threads):
+                _take_chunks(row, own, (thread + k) % threads, thread, threads)
+            spins = 0
+            while atomic_load(own) < total:
+                pause()
+                spins += 1
+                if spins == _SPINS_BEFORE_YIELD:
+                    yield_processor()
+                    spins = 0
+
+
+def serial():
+    """Kernel that runs calls `begin` to `end` of program `p` on the calling thread."""
+
+    def kernel(p, begin, end, thread):
+        for i in range(begin, end):
+            row = p + i * ROW * 8
+            call_kernel(arg(row, 0), arg(row, 1), 0, arg(row, 2), 0)
+
+    return kernel
+
+
+def leader(futex: int):
+    """Kernel that runs a program together with the workers; `p` is the address of the request.
+
+    The request: control block, program, calls, counters, threads.
+    """
+
+    def kernel(p, begin, end, thread):
+        block, program, calls, counters, threads = arg(p, 0), arg(p, 1), arg(p, 2), arg(p, 3), arg(p, 4)
+        fill_bytes(counters, 0, calls * LINE * (1 + threads))
+        atomic_store(block + PROGRAM, program)
+        atomic_store(block + CALLS, calls)
+        atomic_store(block + COUNTERS, counters)
+        atomic_store(block + THREADS, threads)
+        atomic_add(block + EPOCH, 1)
+        if atomic_load(block + SLEEPERS) > 0:
+            system_call(futex, block + EPOCH, _FUTEX_WAKE, threads)
+        _walk(program, calls, counters, 0, threads)
+        atomic_add(block + EPOCH, 1)
+        while atomic_load(block + ACTIVE) > 0:
+            pause()
+
+    return kernel
+
+
+def worker(futex: int):
+    """Kernel that serves the control block `p` as thread `begin` until it is told to stop."""
+
+    def kernel(p, begin, end, thread):
+        spins = 0
+        seen = atomic_load(p + EPOCH) & -2
+        while atomic_load(p + STOP) == 0:
+            epoch = atomic_load(p + EPOCH)
+            if epoch & 1 and epoch != seen:
+                atomic_add(p + ACTIVE, 1)
+                if atomic_load(p + EPOCH) == epoch:  # else it has ended, and its memory may be gone
+                    threads = atomic_load(p + THREADS)
+                    if begin < threads:
+                        _walk(
+                            atomic_load(p + PROGRAM),
+                            atomic_load(p + CALLS),
+                            atomic_load(p + COUNTERS),
+                            begin,
+                            threads,
+                        )
+                atomic_add(p + ACTIVE, -1)
+                seen = epoch
+                spins = 0
+            pause()
+            spins += 1
+            if spins >= _SPINS_BEFORE_SLEEP:
+                atomic_add(p + SLEEPERS, 1)
+                if atomic_load(p + EPOCH) == epoch and atomic_load(p + STOP) == 0:
+                    system_call(futex, p + EPOCH, _FUTEX_WAIT, epoch)
+                atomic_add(p + SLEEPERS, -1)
+                spins = 0
+
+    return kernel

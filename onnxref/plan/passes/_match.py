@@ -1,0 +1,369 @@
+"""Finds small subgraphs in a block and rewrites them: what the recognising passes are written with.
+
+    X = Value("x")
+    SILU = Pattern("Mul", X, Pattern("Sigmoid", X))
+
+    graph = Graph(block)
+    for op in graph:
+        found = graph.match(SILU, op)
+        if found:
+            graph.replace(found.ops, Op("Swish", [found["x"]], op.outputs, opset=24))
+    return graph.commit()
+
+A pattern matches only where nothing but the pattern itself reads the values between its ops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from ...graph import Node
+from ...lowering import Op, Operand
+from ._block import Block
+
+COMMUTATIVE = frozenset({"Add", "Mul"})
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))  # types whose roundings a rewrite may move
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """Matches any operand; all places of one name must be the same operand.
+
+    Attributes:
+        where: what else must hold for it.
+    """
+
+    name: str
+    where: Callable[[Operand], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Pattern:
+    """Matches the first output of an op whose inputs match `inputs`; a float matches a scalar constant.
+
+    Two inputs of an Add or a Mul match in both orders. Inputs beyond those listed must be absent,
+    unless `open`.
+
+    Attributes:
+        op_type: one name, or several with `|` between them.
+        where: what else must hold for the op.
+        name: to find the op again in the `Match`.
+        open: whether there may be more inputs than those listed.
+    """
+
+    op_type: str
+    inputs: tuple[Term, ...]
+    where: Callable[[Op], bool] | None
+    name: str
+    open: bool
+
+    def __init__(
+        self,
+        op_type: str,
+        *inputs: Term,
+        where: Callable[[Op], bool] | None = None,
+        name: str = "",
+        open: bool = False,
+    ) -> None:
+        for key, value in (
+            ("op_type", op_type),
+            ("inputs", inputs),
+            ("where", where),
+            ("name", name),
+            ("open", open),
+        ):
+            object.__setattr__(self, key, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """Matches what any of its terms does, the first that fits."""
+
+    terms: tuple[Term, ...]
+
+
+Term: TypeAlias = "Pattern | Value | Either | float"
+
+
+@dataclass(slots=True)
+class Match:
+    """Where a pattern was found.
+
+    Attributes:
+        ops: the ops of the pattern, in the order of the block.
+        values: operands by the names of their `Value`s.
+        named: ops by the names of their `Pattern`s.
+    """
+
+    ops: list[Op] = field(default_factory=list)
+    values: dict[str, Operand] = field(default_factory=dict)
+    named: dict[str, Op] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Operand:
+        return self.values[name]
+
+
+class Graph:
+    """A block with an index of producers and readers that stays right while ops are replaced.
+
+    Iterating gives the ops in order and meets the ones that were put in behind the present place.
+    Call `commit` at the end: until then the block itself is unchanged.
+    """
+
+    def __init__(self, block: Block) -> None:
+        self.block = block
+        self.rewrites = 0
+        self._slots: list[Op | None] = list(block.ops)
+        self._at = {op: i for i, op in enumerate(block.ops)}
+        self._producer = block.producers()
+        self._readers = block.uses()
+        self._results = set(block.outputs)
+
+    def __iter__(self) -> Iterator[Op]:
+        for i in range(len(self._slots)):
+            op = self._slots[i]
+            if op is not None:
+                yield op
+
+    # --- questions ---
+
+    def producer(self, operand: Operand | None) -> Op | None:
+        """Return the op that makes an operand; None for inputs and constants."""
+        return self._producer.get(operand) if operand is not None else None
+
+    def readers(self, operand: Operand) -> Sequence[Op]:
+        """Return the ops that read an operand, once per input that is it."""
+        return self._readers.get(operand, ())
+
+    def is_result(self, operand: Operand) -> bool:
+        return operand in self._results
+
+    def sole_reader(self, operand: Operand | None) -> Op | None:
+        """Return the one op that reads an operand, where it reads it once and nobody else does."""
+        if operand is None or operand in self._results:
+            return None
+        readers = self._readers.get(operand, ())
+        return readers[0] if len(readers) == 1 else None
+
+    def position(self, op: Op) -> int:
+        """Return a number that grows along the block."""
+        return self._at[op]
+
+    def is_ready_before(self, operand: Operand, op: Op) -> bool:
+        """Whether an operand has its value before `op` runs."""
+        maker = self._producer.get(operand)
+        return maker is None or self._at[maker] < self._at[op]
+
+    def match(self, pattern: Pattern, op: Op) -> Match | None:
+        """Return how `pattern` fits the op as its root, None where it does not."""
+        for found in _match_op(pattern, op, Match(), self._producer):
+            found.ops.sort(key=self._at.__getitem__)
+            if self._is_closed(found.ops, op):
+                return found
+        return None
+
+    def _is_closed(self, ops: Sequence[Op], root: Op) -> bool:
+        for op in ops:
+            if op is root:
+                continue
+            for y in op.outputs:
+                if y is None:
+                    continue
+                if y in self._results or any(reader not in ops for reader in self.readers(y)):
+                    return False
+        return True
+
+    # --- changes ---
+
+    def replace(self, old: Sequence[Op], new: Op, *, at: Op | None = None) -> None:
+        """Put `new` in place of ops whose outputs are its own or read by nobody else.
+
+        `new` gets the nodes of all of them, after those it has.
+
+        Args:
+            at: the one of `old` where it goes; by default the last.
+        """
+        place = self._at[at] if at is not None else max(self._at[op] for op in old)
+        new.nodes = union(new.nodes, *(op.nodes for op in old))
+        for op in old:
+            self._forget(op)
+        self._slots[place] = new
+        self._at[new] = place
+        for y in new.outputs:
+            if y is not None:
+                self._producer[y] = new
+        for x in new.inputs:
+            if x is not None:
+                self._readers.setdefault(x, []).append(new)
+        self.rewrites += 1
+        self._sweep(old)
+
+    def bypass(self, op: Op, source: Operand) -> bool:
+        """Take out an op whose first output equals `source`; False where both must stay."""
+        y = op.outputs[0]
+        assert y is not None
+        maker = self._producer.get(source)
+        if y in self._results:
+            if maker is None or source in self._results:
+                return False
+            self._forget(op)
+            maker.outputs[:] = [y if x is source else x for x in maker.outputs]
+            self._producer[y] = maker
+            self._redirect(source, y)
+        else:
+            self._forget(op)
+            self._redirect(y, source)
+        heir = maker or next(iter(self.readers(source)), None)
+        if heir is not None:
+            heir.nodes = union(heir.nodes, op.nodes)
+        self.rewrites += 1
+        self._sweep([op])
+        return True
+
+    def commit(self) -> int:
+        """Write the changes to the block; return how many there were."""
+        if self.rewrites:
+            self.block.ops[:] = list(self)
+        return self.rewrites
+
+    def _redirect(self, old: Operand, new: Operand) -> None:
+        readers = self._readers.pop(old, [])
+        for reader in readers:
+            reader.inputs[:] = [new if x is old else x for x in reader.inputs]
+        self._readers.setdefault(new, []).extend(readers)
+
+    def _forget(self, op: Op) -> None:
+        self._slots[self._at.pop(op)] = None
+        for y in op.outputs:
+            if y is not None and self._producer.get(y) is op:
+                del self._producer[y]
+        for x in op.inputs:
+            if x is not None:
+                self._readers[x].remove(op)
+
+    def _sweep(self, gone: Iterable[Op]) -> None:
+        """Take out what nobody reads any more, behind ops that are gone."""
+        pending = [x for op in gone for x in op.inputs]
+        while pending:
+            maker = self.producer(pending.pop())
+            if maker is None:
+                continue
+            made = [y for y in maker.outputs if y is not None]
+            if any(y in self._results or self.readers(y) for y in made):
+                continue
+            pending += maker.inputs
+            self._forget(maker)
+
+
+def _match_op(pattern: Pattern, op: Op, so_far: Match, producer: dict[Operand, Op]) -> Iterator[Match]:
+    if op.domain or op.op_type not in pattern.op_type.split("|"):
+        return
+    n = len(pattern.inputs)
+    if len(op.inputs) < n or (not pattern.open and any(x is not None for x in op.inputs[n:])):
+        return
+    if pattern.where is not None and not pattern.where(op):
+        return
+    ops = so_far.ops if op in so_far.ops else [*so_far.ops, op]
+    named = {**so_far.named, pattern.name: op} if pattern.name else so_far.named
+    here = Match(ops, so_far.values, named)
+    orders = [list(op.inputs[:n])]
+    if n == 2 and op.op_type in COMMUTATIVE:
+        orders.append(orders[0][::-1])
+    for order in orders:
+        yield from _match_all(pattern.inputs, order, here, producer)
+
+
+def _match_all(
+    terms: Sequence[Term], operands: Sequence[Operand | None], so_far: Match, producer: dict[Operand, Op]
+) -> Iterator[Match]:
+    if not terms:
+        yield Match(list(so_far.ops), so_far.values, so_far.named)
+        return
+    for found in _match_term(terms[0], operands[0], so_far, producer):
+        yield from _match_all(terms[1:], operands[1:], found, producer)
+
+
+def _match_term(
+    term: Term, operand: Operand | None, so_far: Match, producer: dict[Operand, Op]
+) -> Iterator[Match]:
+    if operand is None:
+        return
+    if isinstance(term, Value):
+        bound = so_far.values.get(term.name)
+        if bound is operand:
+            yield so_far
+        elif bound is None and (term.where is None or term.where(operand)):
+            yield Match(so_far.ops, {**so_far.values, term.name: operand}, so_far.named)
+    elif isinstance(term, Pattern):
+        maker = producer.get(operand)
+        if maker is not None and maker.outputs[0] is operand:
+            yield from _match_op(term, maker, so_far, producer)
+    elif isinstance(term, Either):
+        for each in term.terms:
+            yield from _match_term(each, operand, so_far, producer)
+    elif is_scalar(operand, term):
+        yield so_far
+
+
+# --- helpers of the passes -------------------------------------------------------------------------
+
+
+def union(*nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """Return the nodes of all, each once, in order."""
+    return tuple({id(node): node for group in nodes for node in group}.values())
+
+
+def scalar_of(operand: Operand | None) -> float | None:
+    """Return the value of a constant of one real element."""
+    if operand is None or operand.constant is None or operand.size != 1 or operand.dtype.kind in "OUSc":
+        return None
+    return float(operand.constant.reshape(-1)[0])
+
+
+def is_scalar(operand: Operand | None, value: float) -> bool:
+    """Whether an operand is a constant of one element that is `value`, to float16's precision or better."""
+    found = scalar_of(operand)
+    if found is None or operand is None:
+        return False
+    # Exporters write sqrt(2) as 1.4142 or as 1.41421354; whole numbers and 0.5 are exact.
+    return found == value or (value % 0.5 != 0 and abs(found - value) <= 2e-5 * abs(value))
+
+
+def is_channel_vector(operand: Operand, shape: Sequence[int], axis: int) -> bool:
+    """Whether an operand broadcasts to `shape` along all axes but one, and has all of that one."""
+    if operand.ndim > len(shape):
+        return False
+    aligned = (1,) * (len(shape) - operand.ndim) + operand.shape
+    axis %= len(shape)
+    return all(d == (shape[i] if i == axis else 1) for i, d in enumerate(aligned))
+
+
+def int_list(op: Op, index: int, attribute: str) -> tuple[int, ...] | None:
+    """Return a list that is an attribute in old versions and a constant input in new ones.
+
+    An empty tuple where it is absent; None where it is not known.
+    """
+    if attribute in op.attributes:
+        given = op.attributes[attribute]
+        return () if given is None else tuple(int(i) for i in given)
+    operand = op.inputs[index] if len(op.inputs) > index else None
+    if operand is None:
+        return ()
+    if operand.constant is None:
+        return None
+    return tuple(int(i) for i in operand.constant.reshape(-1))
+
+
+def reduced_axes(op: Op) -> tuple[int, ...] | None:
+    """Return the axes that a Reduce op reduces, in order; None where they are not known."""
+    axes = int_list(op, 1, "axes")
+    data = op.inputs[0]
+    if axes is None or data is None:
+        return None
+    if not axes:
+        return () if op.attributes.get("noop_with_empty_axes", 0) else tuple(range(data.ndim))
+    return tuple(sorted(axis % data.ndim for axis in axes))

@@ -1,0 +1,150 @@
+"""From ops to native calls: asks each op's lowering, and keeps the reference kernel where it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ... import registry, schema
+from ...errors import KernelError, UnsupportedOperatorError
+from ...graph import Node
+from ...lowering import Blocked, BlockedUse, Call, Lowering, Op, Operand, Site, Unsupported, find_lowering
+from ...native import target
+from ...registry import INTERNAL
+from .._steps import Step
+from ..passes import Block
+from ._layout import assign_layouts
+
+
+@dataclass(slots=True)
+class Lowered:
+    """An op with what computes it: native calls, or a step of the reference.
+
+    Attributes:
+        site: what the lowering asked for; None where the reference runs.
+        step: the reference's step; None where native code runs.
+        reason: why there is no native code.
+    """
+
+    op: Op
+    site: Site | None = None
+    step: Step | None = None
+    reason: str = ""
+
+    @property
+    def calls(self) -> list[Call]:
+        return self.site.calls if self.site else []
+
+
+@dataclass(slots=True)
+class _Saved:
+    """A block before layouts were assigned, to go back to."""
+
+    ops: list[tuple[Op, list[Operand | None]]]
+    outputs: list[Operand]
+    operands: set[Operand] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, block: Block) -> _Saved:
+        operands = {x for op in block.ops for x in (*op.inputs, *op.outputs) if x is not None}
+        return cls([(op, list(op.inputs)) for op in block.ops], list(block.outputs), operands)
+
+    def restore(self, block: Block) -> None:
+        block.ops[:] = [op for op, _ in self.ops]
+        for op, inputs in self.ops:
+            op.inputs[:] = inputs
+        block.outputs[:] = self.outputs
+        for operand in self.operands:
+            operand.layout = None
+
+
+def lower_block(block: Block, steps: Mapping[Op, Step], backend: str, *, layouts: bool = True) -> list[Lowered]:
+    """Return what computes each op of a block, in order.
+
+    Args:
+        steps: the reference's step of each op that no pass has changed.
+        layouts: assign blocked layouts.
+    """
+    saved = _Saved.of(block)
+    banned: set[Op] = set()
+    lanes = target().lanes
+
+    def rule(op: Op) -> BlockedUse | None:
+        lowering = _lowering(op, backend)
+        return lowering.blocked(op, lanes) if lowering and lowering.blocked else None
+
+    while True:
+        if layouts:
+            assign_layouts(block, lanes, rule, banned)
+        results = [_lower(op, block, steps, backend) for op in block.ops]
+        refused = {
+            found.op
+            for found in results
+            if found.site is None and any(x is not None and x.layout for x in (*found.op.inputs, *found.op.outputs))
+        }
+        if not refused:
+            return results
+        banned |= refused
+        saved.restore(block)
+
+
+def _lower(op: Op, block: Block, steps: Mapping[Op, Step], backend: str) -> Lowered:
+    lowering = _lowering(op, backend)
+    if lowering is None:
+        return Lowered(op, step=_reference(op, steps), reason="no native kernel")
+    site = Site(op, block.packs, block.precision)
+    try:
+        _zero_borders(site, backend)
+        lowering.emit(site, *op.inputs, **op.attributes)
+    except Unsupported as refusal:
+        return Lowered(op, step=_reference(op, steps), reason=str(refusal))
+    return Lowered(op, site)
+
+
+def _zero_borders(site: Site, backend: str) -> None:
+    """Emit the zeroing of the outputs' borders, which the op itself never touches."""
+    for y in site.outputs:
+        if y is not None and isinstance(y.layout, Blocked) and any(y.layout.pad):
+            border = find_lowering(backend, INTERNAL, "ZeroBorder", 1)
+            if border is None:
+                raise Unsupported("there is nothing that zeroes borders")
+            border.emit(site, y)
+
+
+def _lowering(op: Op, backend: str) -> Lowering | None:
+    found = None if op.domain == INTERNAL else schema.find(op.domain, op.op_type, op.opset)
+    return find_lowering(backend, op.domain, op.op_type, found.since_version if found else 1)
+
+
+def _reference(op: Op, steps: Mapping[Op, Step]) -> Step | None:
+    """Return the reference's step for an op; None where it sees blocks, which only native code can."""
+    if any(x is not None and x.layout for x in (*op.inputs, *op.outputs)):
+        return None
+    if op in steps:
+        return steps[op]
+    name = op.nodes[0].name if op.nodes else ""
+    node = Node(
+        op.op_type,
+        tuple(x.name if x else "" for x in op.inputs),
+        tuple(y.name if y else "" for y in op.outputs),
+        dict(op.attributes),
+        op.domain,
+        name,
+        opset=op.opset,
+        position=op.nodes[0].position if op.nodes else 0,
+    )
+    try:
+        operator = registry.find(op.domain, op.op_type, op.opset)
+        arguments = {"prepared": operator.prepare(**op.attributes)} if operator.prepare else op.attributes
+    except (UnsupportedOperatorError, KernelError) as error:
+        raise AssertionError(f"a pass made {op}, which the reference does not know") from error
+    return Step(
+        node=node,
+        kernel=operator.kernel,
+        arguments=arguments,
+        inputs=tuple(1 if x else 0 for x in op.inputs),
+        outputs=tuple(1 if y else 0 for y in op.outputs),
+        takes_context=operator.takes_context,
+        cost=operator.cost,
+        cost_arguments=op.attributes,
+    )

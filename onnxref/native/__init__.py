@@ -5,22 +5,25 @@ This room knows nothing of operators. It answers three questions: what can this 
 (`NativeFunction`), and how does a list of such functions run on all cores (`Team`).
 """
 
+from ._behind import CompileJob, compile_together
 from ._cache import cache_folder, clear_cache, describe_cache
 from ._function import NativeFunction, NativeUnavailableError, native
 from ._target import Target, target
-from ._team import ROW, Team, default_team, run_serially
+from ._team import ROW, Team, run_serially, team_of
 
 __all__ = [
     "ROW",
+    "CompileJob",
     "NativeFunction",
     "NativeUnavailableError",
     "Target",
     "Team",
     "cache_folder",
     "clear_cache",
-    "default_team",
+    "compile_together",
     "describe_cache",
     "native",
     "run_serially",
     "target",
+    "team_of",
 ]

@@ -4,18 +4,21 @@ Rules
     1. A file's name is the hash of the function's source files, its parameters, the target, and the
        versions of Python, NumPy, Numba and llvmlite: what is stale is never found.
     2. Files appear by renaming a finished one: readers and several writers need no lock.
-    3. A folder that cannot be written to costs compile time in every process, nothing else.
+    3. Where the folder cannot be written to, it is still read, and what is missing goes to a folder of this
+       process and its children, which is deleted at its end.
     4. Object code is run as it is: a folder or file of another user, or that others may write to, is
        not read.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import stat
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,10 +49,10 @@ def cache_folder() -> Path:
 
 def load(key: str) -> tuple[str, bytes] | None:
     """Return (symbol, object code) of a function, or None where the cache has none."""
-    path = cache_folder() / (key + _SUFFIX)
+    path = _find(key)
+    if path is None:
+        return None
     try:
-        if not _is_private(path.parent) or not _is_private(path):
-            return None  # rule 4
         symbol, _, code = path.read_bytes().partition(b"\n")
     except OSError:
         return None
@@ -58,18 +61,35 @@ def load(key: str) -> tuple[str, bytes] | None:
 
 def contains(key: str) -> bool:
     """Whether `load` is going to find a function."""
-    path = cache_folder() / (key + _SUFFIX)
-    try:
-        return _is_private(path.parent) and _is_private(path)
-    except OSError:
-        return False
+    return _find(key) is not None
+
+
+def _find(key: str) -> Path | None:
+    for folder in dict.fromkeys((cache_folder(), writable_folder())):
+        path = folder / (key + _SUFFIX)
+        with contextlib.suppress(OSError):  # it is not there
+            if _is_private(folder) and _is_private(path):  # rule 4
+                return path
+    return None
+
+
+@cache
+def writable_folder() -> Path:
+    """Return the folder that new code goes to (rule 3)."""
+    folder = cache_folder()
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK) and _is_private(folder):
+            return folder
+    own = tempfile.TemporaryDirectory(prefix="onnxref-native-")
+    atexit.register(own.cleanup)
+    return Path(own.name)
 
 
 def store(key: str, symbol: str, code: bytes) -> None:
-    """Keep a function's object code, if the folder can be written to (rules 2 and 3)."""
-    folder = cache_folder()
-    with contextlib.suppress(OSError):  # rule 3
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Keep a function's object code (rules 2 and 3)."""
+    folder = writable_folder()
+    with contextlib.suppress(OSError):  # a full disk: the next process compiles again
         handle, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:

@@ -23,6 +23,7 @@ import ctypes
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 import threading
 from functools import cache
@@ -33,8 +34,15 @@ from typing import Any
 from . import _cache, _load
 from ._target import target
 
-_CONTROL = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 4)
+# Numba's calling convention: a slot for the result and one for an exception come first. Kernels use neither.
+_Entry = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 4)
+_slot = ctypes.c_int64()
+_SLOT = ctypes.addressof(_slot)
 _lock = threading.Lock()
+
+# What machine code is made of, besides a template's module: the siblings that it imports, and these.
+_SIBLINGS = re.compile(r"^\s*from \.(?: import )?(\w+)", re.MULTILINE)
+_WORDS = ("_compile.py", "ops.py", "vectors.py")
 
 
 class NativeUnavailableError(RuntimeError):
@@ -44,13 +52,14 @@ class NativeUnavailableError(RuntimeError):
 class NativeFunction:
     """One template with its parameters; compiled or loaded when its address is first asked for."""
 
-    __slots__ = ("_address", "_key", "factory", "module", "parameters")
+    __slots__ = ("_address", "_entry", "_key", "factory", "module", "parameters")
 
     def __init__(self, module: str, factory: str, parameters: tuple[Any, ...]) -> None:
         self.module = module
         self.factory = factory
         self.parameters = parameters
         self._address = 0
+        self._entry: Any = None
         self._key: str | None = None
 
     def __repr__(self) -> str:
@@ -86,18 +95,24 @@ class NativeFunction:
     def _find(self) -> int:
         found = _cache.load(self.key)
         if found is None:
-            from ._compile import compile_kernel
-
-            template = getattr(importlib.import_module(self.module), self.factory)
-            found = compile_kernel(template(*self.parameters))
+            found = self._compile()
             _cache.store(self.key, *found)
         return _load.load(*found)
 
+    def _compile(self) -> tuple[str, bytes]:
+        try:
+            from ._compile import compile_kernel
+
+            template = getattr(importlib.import_module(self.module), self.factory)
+            return compile_kernel(template(*self.parameters))
+        except Exception as error:
+            raise NativeUnavailableError(f"{self!r} cannot be compiled: {error}") from error
+
     def __call__(self, arguments: int, begin: int, end: int, thread: int = 0) -> None:
         """Call it from Python, without the interpreter lock; `arguments` is an address."""
-        out = ctypes.c_int64()
-        here = ctypes.addressof(out)
-        _CONTROL(self.address)(here, here, arguments, begin, end, thread)
+        if self._entry is None:
+            self._entry = _Entry(self.address)
+        self._entry(_SLOT, _SLOT, arguments, begin, end, thread)
 
 
 @cache
@@ -121,9 +136,16 @@ def _versions() -> tuple[str, ...]:
 
 
 def _sources(module: str) -> list[Path]:
-    """Return the module's folder of sources and this room's: templates share code across files."""
+    """Return the source of a module, those of the siblings that it imports, and the words of `ops`."""
     specification = importlib.util.find_spec(module)
     if specification is None or specification.origin is None:
         raise NativeUnavailableError(f"module {module} has no source to make a key from")
-    folders = {Path(specification.origin).parent, Path(__file__).parent}
-    return sorted(path for folder in folders for path in folder.glob("*.py"))
+    found: set[Path] = set()
+    waiting = [Path(specification.origin)]
+    while waiting:
+        path = waiting.pop()
+        if path not in found and path.is_file():
+            found.add(path)
+            waiting += (path.with_name(f"{name}.py") for name in _SIBLINGS.findall(path.read_text("utf-8")))
+    found.update(Path(__file__).with_name(name) for name in _WORDS)
+    return sorted(found)

@@ -8,28 +8,29 @@ from typing import Any
 from llvmlite import binding
 
 _lock = threading.Lock()
-_engine: Any = None
-_kept: list[Any] = []
+_engines: list[Any] = []
 
 
 def load(symbol: str, code: bytes) -> int:
-    """Return the address of `symbol` of an object file; the code stays for the life of the process."""
-    global _engine
+    """Return the address of `symbol` of an object file; the code stays for the life of the process.
+
+    Each object has an engine to itself: objects that were compiled in different processes may use the
+    same names for different functions, and one engine would bind calls to whichever it saw first.
+    """
     with _lock:
-        if _engine is None:
-            _engine = _new_engine()
-        obj = binding.ObjectFileRef.from_data(code)
-        _kept.append(obj)
-        _engine.add_object_file(obj)
-        _engine.finalize_object()
-        address = _engine.get_function_address(symbol)
+        if not _engines:
+            binding.initialize_native_target()
+            binding.initialize_native_asmprinter()
+        engine = _new_engine()
+        engine.add_object_file(binding.ObjectFileRef.from_data(code))
+        engine.finalize_object()
+        address = engine.get_function_address(symbol)
+        _engines.append(engine)
     if not address:
         raise RuntimeError(f"object code has no symbol {symbol!r}")
     return int(address)
 
 
 def _new_engine() -> Any:
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
     machine = binding.Target.from_default_triple().create_target_machine(jit=True, codemodel="jitdefault")
     return binding.create_mcjit_compiler(binding.parse_assembly(""), machine)

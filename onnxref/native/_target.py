@@ -45,9 +45,11 @@ def target() -> Target:
     Raises:
         ValueError: the variable names no known level.
     """
-    wanted = os.environ.get(VARIABLE, "native")
+    wanted = os.environ.get(VARIABLE) or "native"
     if wanted in _LEVELS:
-        return Target(_LEVELS[wanted], "", lanes=8 if wanted == "avx2" else 4, registers=16, vnni=False, bf16=False)
+        return Target(
+            _LEVELS[wanted], "", lanes=8 if wanted == "avx2" else 4, registers=16, vnni=False, bf16=False
+        )
     if wanted != "native":
         known = ", ".join(("native", *_LEVELS))
         raise ValueError(f"{VARIABLE} must be one of {known} (got {wanted!r})")

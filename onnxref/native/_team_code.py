@@ -1,10 +1,11 @@
 """Native code of the thread team. Imports Numba.
 
 A program is a table of calls, `ROW` int64 each: function, arguments, units, chunks per thread, parts
-that the units are split into (one for each chunk of all threads, or a single one). Beside it lie counters, one cache line each: per call the finished chunks, and per thread the chunks of its
-share that have been taken. Every thread walks through all calls: it takes chunks of its own share,
-then of the others', then waits until all chunks of the call are finished. So a thread that is late
-or was put aside by the system holds up nobody, and no result depends on who computed it.
+that the units are split into (one for each chunk of all threads, or a single one). Beside it lie
+counters, one cache line each: per call the finished chunks, and per thread the chunks of its share
+that have been taken. Every thread walks through all calls: it takes chunks of its own share, then of
+the others', then waits until all chunks of the call are finished. So a thread that is late or was put
+aside by the system holds up nobody, and no result depends on who computed it.
 
 The control block has one cache line per field:
     EPOCH     odd while a program runs; every start and end adds one

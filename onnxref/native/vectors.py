@@ -1,4 +1,4 @@
-"""Vector code for inner loops that a compiler does not find by itself: emitted with llvmlite inside `@intrinsic`.
+"""Vector code for inner loops that a compiler does not find by itself, emitted inside `@intrinsic`.
 
     @intrinsic
     def add_rows(context, x, y, n):
@@ -6,7 +6,8 @@
             v = Vectors(builder)
             def body(i, _):
                 offset = v.mul(i, v.nbytes)
-                v.store(builder.fadd(v.load(values[0], index=offset), v.load(values[1], index=offset)), values[1], index=offset)
+                total = builder.fadd(v.load(values[0], index=offset), v.load(values[1], index=offset))
+                v.store(total, values[1], index=offset)
                 return []
             v.loop(values[2], [], body)
             return ctx.get_dummy_value()
@@ -84,7 +85,9 @@ class Vectors:
         b = self.builder
         undefined = ir.Constant(self.type, ir.Undefined)
         first = b.insert_element(undefined, scalar, I32(0))
-        return b.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
+        return b.shuffle_vector(
+            first, undefined, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
+        )
 
     def broadcast(self, address: Any, offset: int = 0, index: Any = None) -> Any:
         """Emit a load of one element into all lanes."""
@@ -114,7 +117,9 @@ class Vectors:
         lanes = ir.Constant(ints.type, list(range(self.lanes)))
         return b.icmp_signed("<", lanes, ints.splat(b.trunc(count, I32)))
 
-    def load_masked(self, mask: Any, address: Any, offset: int = 0, index: Any = None, other: float = 0) -> Any:
+    def load_masked(
+        self, mask: Any, address: Any, offset: int = 0, index: Any = None, other: float = 0
+    ) -> Any:
         """Emit a load of the lanes in `mask` only; the others hold `other`."""
         pointer = self.pointer(address, offset, index)
         kinds = [pointer.type, I32, ir.VectorType(I1, self.lanes), self.type]
@@ -158,7 +163,7 @@ class Vectors:
         i.add_incoming(I64(0), before)
         for phi, value in zip(held, carried, strict=True):
             phi.add_incoming(value, before)
-        results = list(body(i, held))
+        results = list(body(i, list(held)))
         following = b.add(i, I64(1))
         i.add_incoming(following, b.basic_block)
         for phi, value in zip(held, results, strict=True):

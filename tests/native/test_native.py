@@ -1,0 +1,313 @@
+"""Native code: compiled once, found again, never stale, never somebody else's; one pool for all callers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxref.native import (
+    ROW,
+    CompileJob,
+    NativeFunction,
+    NativeUnavailableError,
+    Team,
+    cache_folder,
+    clear_cache,
+    compile_together,
+    describe_cache,
+    native,
+    run_serially,
+    target,
+)
+from onnxref.native import _cache as cache
+
+SAMPLES = "native_samples"
+FOLDER = Path(__file__).parent
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the test an empty cache."""
+    monkeypatch.setenv("ONNXREF_CACHE", str(tmp_path / "cache"))
+    cache.writable_folder.cache_clear()
+    yield tmp_path / "cache"
+    cache.writable_folder.cache_clear()
+
+
+def fresh(factory: str, *parameters: object) -> NativeFunction:
+    """Return a function that this process has not compiled or loaded."""
+    return NativeFunction(SAMPLES, factory, parameters)
+
+
+def in_a_process(program: str, **environment: str) -> str:
+    """Run Python in a process of its own; return what it prints."""
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(FOLDER), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return found.stdout.strip()
+
+
+class Program:
+    """A program of one function called several times, with its arguments and counters."""
+
+    def __init__(self, function: NativeFunction, calls: int, units: int, arguments: int = 2) -> None:
+        self.calls = calls
+        self.units = units
+        self.values = np.zeros(arguments, np.int64)
+        self.rows = np.zeros((calls, ROW), np.int64)
+        self.rows[:] = (function.address, self.values.ctypes.data, units, 3, 6)
+        self.counters = np.zeros(calls * 64, np.int64)
+
+    def run(self, team: Team) -> None:
+        self.rows[:, 4] = 3 * team.threads
+        team.run(self.rows.ctypes.data, self.calls, self.counters.ctypes.data)
+
+
+# Compiling and keeping ----------------------------------------------------------------------------
+
+
+def test_a_function_runs_and_is_kept(own_cache: Path) -> None:
+    function = fresh("count", 3)
+    assert not function.is_ready
+    total = np.zeros(1, np.int64)
+    function(total.ctypes.data, 2, 7)
+    assert total[0] == 15
+    assert describe_cache().files == 1
+    assert fresh("count", 3).is_ready
+    assert not fresh("count", 4).is_ready
+
+
+def test_another_process_finds_it_without_numba(own_cache: Path) -> None:
+    fresh("count", 5).address  # noqa: B018
+    program = (
+        "import sys, numpy as np; from onnxref.native import native; "
+        "total = np.zeros(1, np.int64); native('native_samples', 'count', 5)(total.ctypes.data, 0, 4); "
+        "print(total[0], 'numba' in sys.modules)"
+    )
+    assert in_a_process(program, ONNXREF_CACHE=str(own_cache)) == "20 False"
+
+
+def test_a_changed_source_is_another_function(own_cache: Path, tmp_path: Path) -> None:
+    module = tmp_path / "changing.py"
+    text = (
+        "from onnxref.native.ops import atomic_add\n"
+        "def make():\n    def kernel(p, begin, end, thread):\n        atomic_add(p, {})\n    return kernel\n"
+    )
+    program = (
+        "import numpy as np; from onnxref.native import native; total = np.zeros(1, np.int64); "
+        "native('changing', 'make')(total.ctypes.data, 0, 1); print(total[0])"
+    )
+    for value in (1, 2):
+        module.write_text(text.format(value))
+        assert in_a_process(program, PYTHONPATH=str(tmp_path), ONNXREF_CACHE=str(own_cache)) == str(value)
+    assert describe_cache().files == 2
+
+
+def test_another_target_is_another_function(own_cache: Path) -> None:
+    key = "from onnxref.native import native; print(native('native_samples', 'count', 1).key)"
+    assert in_a_process(key, ONNXREF_CPU="avx2") != in_a_process(key)
+
+
+def test_an_unknown_target_is_named() -> None:
+    program = (
+        "from onnxref.native import target\ntry:\n    target()\nexcept ValueError as error:\n    print(error)"
+    )
+    message = in_a_process(program, ONNXREF_CPU="z80")
+    assert message == "ONNXREF_CPU must be one of native, avx2, sse2 (got 'z80')"
+
+
+def test_processes_that_compile_at_once_both_succeed(own_cache: Path) -> None:
+    program = (
+        "import numpy as np; from onnxref.native import native; total = np.zeros(1, np.int64); "
+        "native('native_samples', 'count', 9)(total.ctypes.data, 0, 2); print(total[0])"
+    )
+    found: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(in_a_process(program, ONNXREF_CACHE=str(own_cache))))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == ["18"] * 3
+    assert describe_cache().files == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_what_others_may_write_is_not_run(own_cache: Path) -> None:
+    function = fresh("count", 11)
+    function.address  # noqa: B018
+    (file,) = own_cache.glob("*.native")
+    file.chmod(0o666)
+    assert not fresh("count", 11).is_ready
+    file.chmod(0o600)
+    assert fresh("count", 11).is_ready
+    own_cache.chmod(0o777)
+    cache.writable_folder.cache_clear()
+    assert not fresh("count", 11).is_ready
+
+
+def test_without_a_writable_folder_code_is_kept_for_the_process(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONNXREF_CACHE", "/proc/nobody/can/write/here")
+    cache.writable_folder.cache_clear()
+    fresh("count", 13).address  # noqa: B018
+    assert fresh("count", 13).is_ready
+    assert cache.writable_folder() != cache_folder()
+    assert describe_cache().files == 0
+
+
+def test_the_cache_can_be_cleared(own_cache: Path) -> None:
+    fresh("count", 15).address  # noqa: B018
+    assert clear_cache().files == 1
+    assert describe_cache().files == 0
+
+
+def test_what_cannot_be_compiled_is_named() -> None:
+    with pytest.raises(NativeUnavailableError, match=r"native_samples\.refused\(\) cannot be compiled: "):
+        fresh("refused").address  # noqa: B018
+
+
+def test_other_processes_compile(own_cache: Path) -> None:
+    functions = [fresh("count", 20 + i) for i in range(5)]
+    compile_together(functions, 2)
+    assert all(function.is_ready for function in functions)
+    job = CompileJob([fresh("count", 30)])
+    job.wait()
+    assert job.is_done()
+    assert fresh("count", 30).is_ready
+
+
+def test_functions_of_one_name_stay_apart(own_cache: Path) -> None:
+    """Two processes give the same symbol to functions with other parameters."""
+    for step in (41, 42):
+        in_a_process(
+            f"from onnxref.native import native; native('native_samples', 'count', {step}).address",
+            ONNXREF_CACHE=str(own_cache),
+        )
+    for step in (41, 42):
+        total = np.zeros(1, np.int64)
+        fresh("count", step)(total.ctypes.data, 0, 1)
+        assert total[0] == step
+
+
+# The team -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_every_unit_runs_exactly_once(threads: int) -> None:
+    team = Team(threads)
+    program = Program(native(SAMPLES, "count", 1), calls=20, units=7)
+    for _ in range(500):
+        program.run(team)
+    assert program.values[0] == 500 * 20 * 7
+
+
+def test_units_are_written_once_however_they_are_split() -> None:
+    marks = np.zeros(1000, np.int64)
+    program = Program(native(SAMPLES, "mark"), calls=1, units=1000)
+    program.values[0] = marks.ctypes.data
+    program.run(Team(2))
+    assert (marks > 0).all()
+    assert (marks <= 2).all()
+
+
+def test_callers_from_many_threads_do_not_disturb_each_other() -> None:
+    team = Team(2)
+    programs = [Program(native(SAMPLES, "count", 1), calls=10, units=5) for _ in range(6)]
+
+    def work(program: Program) -> None:
+        for _ in range(300):
+            program.run(team)
+
+    threads = [threading.Thread(target=work, args=(program,)) for program in programs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [int(program.values[0]) for program in programs] == [300 * 10 * 5] * 6
+
+
+def test_no_caller_starves() -> None:
+    """While one thread keeps the pool busy, another one still gets its work done."""
+    team = Team(2)
+    busy, small = (Program(native(SAMPLES, "spin"), calls=1, units=2) for _ in range(2))
+    busy.values[1], small.values[1] = 2_000_000, 1_000
+    stop = threading.Event()
+
+    def hog() -> None:
+        while not stop.is_set():
+            busy.run(team)
+
+    thread = threading.Thread(target=hog)
+    thread.start()
+    try:
+        for _ in range(50):
+            small.run(team)
+    finally:
+        stop.set()
+        thread.join()
+    assert small.values[0] == 50 * 2 * 1_000
+
+
+def test_the_interpreter_runs_on_meanwhile() -> None:
+    program = Program(native(SAMPLES, "spin"), calls=1, units=1)
+    program.values[1] = 40_000_000
+    thread = threading.Thread(target=run_serially, args=(program.rows.ctypes.data, 1))
+    thread.start()
+    turns = 0
+    while thread.is_alive():
+        turns += 1
+        time.sleep(0.001)
+    thread.join()
+    assert turns > 10
+
+
+def test_an_idle_pool_takes_no_processor_time() -> None:
+    program = Program(native(SAMPLES, "count", 1), calls=1, units=2)
+    program.run(Team(2))
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_has_a_pool_of_its_own() -> None:
+    program = (
+        f"import os, sys; sys.path.insert(0, {str(FOLDER)!r}); from test_native import *\n"
+        "program = Program(native(SAMPLES, 'count', 1), calls=3, units=4); program.run(Team(2))\n"
+        "child = os.fork()\n"
+        "program.run(Team(2))\n"
+        "if child == 0: os._exit(0 if program.values[0] == 24 else 1)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), program.values[0])"
+    )
+    assert in_a_process(program) == "0 24"
+
+
+def test_a_team_has_a_thread() -> None:
+    with pytest.raises(ValueError, match=r"a team has at least one thread \(got 0\)"):
+        Team(0)
+
+
+def test_the_number_of_threads_comes_from_the_environment() -> None:
+    program = "from onnxref.native import team_of; print(team_of().threads)"
+    assert in_a_process(program, ONNXREF_NUM_THREADS="3") == ("3" if sys.platform == "linux" else "1")
+
+
+def test_the_target_has_lanes() -> None:
+    assert target().lanes in (4, 8, 16)
+    assert target().vector_bytes == 4 * target().lanes

@@ -21,6 +21,9 @@ The lowering contract
        units are a second call.
     6. The native code reads no more than its inputs, writes nothing but its outputs and scratch, and
        writes all of its outputs.
+    7. Code that meets values for which the specification demands an error (an index out of range) stores
+       a nonzero int64 at the address that the argument `FAULT` becomes, and goes on without touching
+       foreign memory. The region then runs again on the reference, which raises the error that is due.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from __future__ import annotations
 import importlib
 import math
 import struct
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -148,6 +151,13 @@ class Packed:
         return Address(self, offset)
 
 
+class Fault:
+    """The place where native code leaves word that it met values it must refuse (contract rule 7)."""
+
+
+FAULT = Fault()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Address:
     """A place in an operand's memory, in bytes from its begin."""
@@ -159,7 +169,7 @@ class Address:
         return Address(self.owner, self.offset + offset)
 
 
-Argument: TypeAlias = int | float | Operand | Scratch | Packed | Address
+Argument: TypeAlias = int | float | Operand | Scratch | Packed | Address | Fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +260,12 @@ class Site:
         return self.op.opset
 
     def call(
-        self, function: NativeFunction, *arguments: Argument, units: int = 1, work: float = 0.0, grain: int = 1
+        self,
+        function: NativeFunction,
+        *arguments: Argument,
+        units: int = 1,
+        work: float = 0.0,
+        grain: int = 1,
     ) -> None:
         """Add a call; see `Call`. Without units there is nothing to do and nothing is added."""
         if units > 0:
@@ -348,7 +363,9 @@ def load_lowerings(backend: str) -> None:
         BackendError: there is no such backend.
     """
     if backend not in ACCELERATED:
-        raise BackendError(f"there is no backend {backend!r}; choose from {', '.join(('numpy', *ACCELERATED))}")
+        raise BackendError(
+            f"there is no backend {backend!r}; choose from {', '.join(('numpy', *ACCELERATED))}"
+        )
     importlib.import_module(f"onnxref.kernels.{backend}")
 
 
@@ -357,9 +374,10 @@ def find_lowering(backend: str, domain: str, op_type: str, since: int) -> Loweri
     return _tables.get(backend, {}).get((domain, op_type), {}).get(since)
 
 
-def lowerings(backend: str) -> list[Lowering]:
-    """Return all lowerings of a backend."""
-    return [found for entry in _tables.get(backend, {}).values() for found in entry.values()]
+def lowerings(backend: str) -> Iterator[tuple[int, Lowering]]:
+    """Yield every (schema version, lowering) of a backend."""
+    for entry in _tables.get(backend, {}).values():
+        yield from entry.items()
 
 
 def float_bits(value: float) -> int:

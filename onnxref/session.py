@@ -19,10 +19,13 @@ from .limits import DEFAULT, Budget, Limits
 # The rooms below are imported when the first session is made, so that `import onnxref` stays light.
 if TYPE_CHECKING:
     from .plan import Plan
-    from .plan.specialize import Acceleration
-    from .runtime import Observer
+    from .plan.specialize import Acceleration, NodeExplanation
+    from .runtime import Observer, Shortcut, Watcher
 
 # ONNX Runtime's names for the places where a model can run, and the backends that answer to them.
+# Most that the values known while planning may take, for each piece of a model.
+_KNOWN_BYTES = 1 << 30
+
 _PROVIDERS = {"CPUExecutionProvider": "auto"}
 
 
@@ -106,6 +109,8 @@ class InferenceSession:
         optimize: "all", or "none" to run the graph as it is written, every node in every run.
         precision: "default"; "strict" leaves out whatever trades accuracy for speed or makes a result depend
             on the size of the batch; "bf16" lets matrix products take bfloat16 where the processor can.
+        intra_op_num_threads: threads that one run may use, the caller's included; None takes all cores, or
+            what the environment variable ONNXREF_NUM_THREADS says.
         without: names of planner passes to leave out; `onnxref.plan.passes.all_passes()` lists them.
 
     Raises:
@@ -123,6 +128,7 @@ class InferenceSession:
         optimize: Literal["all", "none"] = "all",
         precision: Literal["default", "strict", "bf16"] = "default",
         without: Collection[str] = (),
+        intra_op_num_threads: int | None = None,
     ) -> None:
         from .model import load_model
 
@@ -133,11 +139,16 @@ class InferenceSession:
             raise TypeError(f"limits must be an onnxref.Limits (got a {type(limits).__name__})")
         self._limits = DEFAULT if limits is None else limits
         backend = backend if providers is None else _backend_of(providers)
-        self._acceleration = _acceleration(backend, precision, without) if self._fold else None
+        self._acceleration = (
+            _acceleration(backend, precision, without, self._limits, intra_op_num_threads)
+            if self._fold
+            else None
+        )
         self._model = load_model(model, self._limits)
         self._generator = np.random.default_rng()
         self._lock = threading.Lock()
         self._plans: dict[tuple[str, ...] | None, Plan] = {}
+        self._shortcuts: dict[tuple[str, ...] | None, Shortcut] = {}
         self._plan(None)
 
     def __reduce__(self) -> NoReturn:
@@ -158,6 +169,9 @@ class InferenceSession:
         """
         if run_options is not None:
             raise ValueError(f"run_options must be None (got a {type(run_options).__name__})")
+        shortcut = self._shortcuts.get(tuple(output_names) if output_names else None)
+        if shortcut is not None and (outputs := shortcut.run(input_feed)) is not None:
+            return outputs
         return self._run(self._plan(output_names), input_feed)
 
     def run_named(
@@ -165,10 +179,25 @@ class InferenceSession:
         output_names: Sequence[str] | str | None,
         input_feed: Any = None,
         observers: Sequence[Observer] = (),
+        watcher: Watcher | None = None,
     ) -> dict[str, Any]:
-        """Like `run`, but return the values by name, and tell `observers` of every executed node."""
+        """Like `run`, but return the values by name, and tell `observers` of every executed node.
+
+        Args:
+            watcher: told of every op as the planner runs it, fused and native ones too.
+        """
         plan = self._plan(output_names)
-        return dict(zip(plan.output_names, self._run(plan, input_feed, observers), strict=True))
+        return dict(zip(plan.output_names, self._run(plan, input_feed, observers, watcher), strict=True))
+
+    def explain(self, output_names: Sequence[str] | str | None = None) -> list[NodeExplanation]:
+        """Return what became of each node: fused, native, on the reference, and why not faster.
+
+        It tells of the input shapes that the model was last run with, so run it first (twice, unless
+        the backend was chosen: "auto" specialises behind the second run).
+        """
+        from .plan.specialize import explain_plan
+
+        return explain_plan(self._plan(output_names))
 
     @property
     def graph(self) -> Graph:
@@ -205,11 +234,25 @@ class InferenceSession:
         """Return ONNX Runtime's names of the providers in use."""
         return ["CPUExecutionProvider"]
 
-    def _run(self, plan: Plan, feeds: Any, observers: Sequence[Observer] = ()) -> list[Any]:
-        from .runtime import Run, bind_inputs, run_plan
+    def _run(
+        self, plan: Plan, feeds: Any, observers: Sequence[Observer] = (), watcher: Watcher | None = None
+    ) -> list[Any]:
+        from .runtime import Run, bind_inputs, find_shortcut, run_plan
+
+        def run_once() -> list[Any]:
+            run = Run(Budget(self._limits), self._generator, tuple(observers), watcher)
+            return run_plan(plan, inputs, run)
 
         inputs = bind_inputs(self._model.graph, feeds)
-        return run_plan(plan, inputs, Run(Budget(self._limits), self._generator, tuple(observers)))
+        known = self._acceleration.specialized if self._acceleration else 0
+        outputs = run_once()
+        if self._acceleration and self._acceleration.wait and self._acceleration.specialized > known:
+            # The reference has only taught the shapes: what was asked for is the native result.
+            outputs = run_once()
+        if plan.regions is not None and (found := find_shortcut(plan, inputs, self._limits)) is not None:
+            names = next(names for names, known in self._plans.items() if known is plan)
+            self._shortcuts[names] = found
+        return outputs
 
     def _plan(self, output_names: Sequence[str] | str | None) -> Plan:
         from .plan import build_plan
@@ -230,19 +273,31 @@ class InferenceSession:
             return self._plans[names]
 
 
-def _acceleration(backend: str, precision: str, without: Collection[str]) -> Acceleration | None:
+def _acceleration(
+    backend: str, precision: str, without: Collection[str], limits: Limits, threads: int | None
+) -> Acceleration | None:
     """Return how to run natively; None for the reference alone."""
     if precision not in ("default", "strict", "bf16"):
         raise ValueError(f"precision must be 'default', 'strict' or 'bf16' (got {precision!r})")
     if backend == "numpy":
         return None
     from .lowering import load_lowerings
-    from .native import default_team
+    from .native import team_of
+    from .plan.passes import all_passes
     from .plan.specialize import Acceleration
 
+    passes = (*all_passes(), "layout")
+    if unknown := set(without) - set(passes):
+        raise ValueError(f"there is no pass {min(unknown)!r}; choose from {', '.join(passes)}")
     load_lowerings("numba" if backend == "auto" else backend)
+    bounds = (_KNOWN_BYTES, limits.live_bytes, limits.total_bytes)
     return Acceleration(
-        "numba", default_team(), precision=precision, wait=backend != "auto", without=frozenset(without)
+        "numba",
+        team_of(threads),
+        known_bytes=min(bound for bound in bounds if bound is not None),
+        precision=precision,
+        wait=backend != "auto",
+        without=frozenset(without),
     )
 
 

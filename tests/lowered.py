@@ -12,6 +12,7 @@ from onnxref.dtypes import Array
 from onnxref.lowering import (
     Address,
     Blocked,
+    Fault,
     Op,
     Operand,
     Packed,
@@ -22,8 +23,13 @@ from onnxref.lowering import (
     find_lowering,
     float_bits,
 )
-from onnxref.native import ROW, default_team, run_serially
+from onnxref.native import ROW, run_serially, team_of
 from onnxref.schema import find as find_schema
+
+
+class RefusedError(Exception):
+    """The native code reported values that it must refuse."""
+
 
 _GUARD = 64  # bytes before and behind every output, to see writes outside of it
 
@@ -119,7 +125,7 @@ def _taken(raw: Array | None, operand: Operand | None) -> Array | None:
 
 
 def _execute(site: Site, memory: dict[int, int], kept: list[Any], parallel: bool) -> None:
-    team = default_team()
+    team = team_of()
     for scratch in site.scratches:
         size = scratch.nbytes * (team.threads if scratch.per_thread else 1)
         held = aligned_empty((size + 2 * _GUARD,), np.dtype(np.uint8))
@@ -133,10 +139,13 @@ def _execute(site: Site, memory: dict[int, int], kept: list[Any], parallel: bool
         if isinstance(argument, Packed):
             kept.append(argument.array)
             return int(argument.array.ctypes.data)
+        if isinstance(argument, Fault):
+            return int(fault.ctypes.data)
         if isinstance(argument, (Operand, Scratch)):
             return memory[id(argument)]
         return float_bits(argument) if isinstance(argument, float) else int(argument)
 
+    fault = np.zeros(1, np.int64)
     rows = np.zeros((max(1, len(site.calls)), ROW), np.int64)
     for row, call in zip(rows, site.calls, strict=False):
         packed = np.array([resolve(a) for a in call.arguments] or [0], np.int64)
@@ -148,6 +157,8 @@ def _execute(site: Site, memory: dict[int, int], kept: list[Any], parallel: bool
         team.run(rows.ctypes.data, calls, counters.ctypes.data)
     else:
         run_serially(rows.ctypes.data, calls)
+    if fault[0]:
+        raise RefusedError
 
 
 def to_blocked(array: Array, layout: Blocked, fill: float = 7.0) -> Array:

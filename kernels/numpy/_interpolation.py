@@ -201,7 +201,7 @@ def _divide(position: Array, a: Axis, mode: str) -> Array:
     return np.where(quotient < 2**20, quotient.astype(np.float32), quotient)
 
 
-def _source_positions(a: Axis, how: Filter) -> Array:
+def source_positions(a: Axis, how: Filter) -> Array:
     """Return where each output position lies in the input, (resized,) float64.
 
     `length_resized` of align_corners and half_pixel_symmetric is the length before rounding: the
@@ -227,7 +227,7 @@ def _source_positions(a: Axis, how: Filter) -> Array:
     return centres - 0.5
 
 
-def _nearest(a: Axis, positions: Array, mode: str) -> Array:
+def nearest_indices(a: Axis, positions: Array, mode: str) -> Array:
     """Return the input index for each position (resized,)."""
     if mode == "simple":
         # Upsample and Resize-10 name no rule. As in ONNX Runtime and the test cases of onnx 1.5:
@@ -244,7 +244,7 @@ def _nearest(a: Axis, positions: Array, mode: str) -> Array:
     return np.clip(index, 0, a.length - 1).astype(np.intp)
 
 
-def _taps(a: Axis, positions: Array, how: Filter) -> tuple[Array, Array]:
+def filter_taps(a: Axis, positions: Array, how: Filter) -> tuple[Array, Array]:
     """Return input indices and weights, both (resized, taps); outside lies the edge's value."""
     taps = how.taps(a)
     stretch = how.stretch(a)
@@ -329,15 +329,15 @@ def resample(x: Array, plan: list[Axis], how: Filter) -> Array:
     y = to_float(x) if interpolate and order else x
     cropped = []
     for a in order:
-        positions = _source_positions(a, how)
+        positions = source_positions(a, how)
         if how.positions == "tf_crop_and_resize":
             inside = (positions >= 0) & (positions <= a.length - 1)
             cropped.append((a.axis, ~inside))
             positions = np.where(inside, positions, 0.0)  # replaced below; keeps the index small
         if interpolate:
-            y = _weigh(y, a.axis, *_taps(a, positions, how))
+            y = _weigh(y, a.axis, *filter_taps(a, positions, how))
         else:
-            y = y.take(_nearest(a, positions, how.nearest_mode), a.axis, mode="clip")
+            y = y.take(nearest_indices(a, positions, how.nearest_mode), a.axis, mode="clip")
     y = from_float(y, x.dtype, rounded=True) if interpolate and order else y
     for axis, outside in cropped:
         if outside.any():

@@ -21,7 +21,7 @@ _STRING = np.dtype(np.object_)
 # ------------------------------------------------------------------ look-ups
 
 
-class _Lookup:
+class Lookup:
     """A mapping from keys to values with a default, applied to whole tensors.
 
     A repeated key means its last value. NaN finds NaN; with `bitwise`, floats find equal bits only.
@@ -71,10 +71,10 @@ def _prepare_classes(
     classes_strings: tuple[str, ...] | None = None,
     default_int64: int = -1,
     default_string: str = "_Unused",
-) -> tuple[_Lookup, _Lookup]:
+) -> tuple[Lookup, Lookup]:
     classes = np.array(classes_strings or (), _STRING)
     numbers = np.arange(len(classes), dtype=np.int64)
-    return _Lookup(classes, numbers, default_int64), _Lookup(numbers, classes, default_string)
+    return Lookup(classes, numbers, default_int64), Lookup(numbers, classes, default_string)
 
 
 def _prepare_categories(
@@ -83,21 +83,21 @@ def _prepare_categories(
     cats_strings: tuple[str, ...] | None = None,
     default_int64: int = -1,
     default_string: str = "_Unused",
-) -> tuple[_Lookup, _Lookup]:
+) -> tuple[Lookup, Lookup]:
     names = np.array(cats_strings or (), _STRING)
     numbers = np.array(cats_int64s or (), np.int64)
-    return _Lookup(names, numbers, default_int64), _Lookup(numbers, names, default_string)
+    return Lookup(names, numbers, default_int64), Lookup(numbers, names, default_string)
 
 
 @op("LabelEncoder", since=1, domain=ML, prepare=_prepare_classes)
-def label_encoder_1(x: Array, *, prepared: tuple[_Lookup, _Lookup]) -> Array:
+def label_encoder_1(x: Array, *, prepared: tuple[Lookup, Lookup]) -> Array:
     """Map labels to their positions in a list, or positions to labels (ONNX-ML LabelEncoder-1)."""
     to_number, to_name = prepared
     return (to_number if x.dtype.kind == "O" else to_name)(x)
 
 
 @op("CategoryMapper", since=1, domain=ML, prepare=_prepare_categories)
-def category_mapper(x: Array, *, prepared: tuple[_Lookup, _Lookup]) -> Array:
+def category_mapper(x: Array, *, prepared: tuple[Lookup, Lookup]) -> Array:
     """Map strings to integers or back (ONNX-ML CategoryMapper-1)."""
     return label_encoder_1(x, prepared=prepared)
 
@@ -113,7 +113,7 @@ def _labels(kind: str, **choices: Any) -> Array:
     return np.array(values, _LABEL_TYPES[name.removeprefix(f"{kind}_")])
 
 
-def _prepare_labels_2(
+def prepare_labels_2(
     *,
     default_float: float = -0.0,
     default_int64: int = -1,
@@ -124,14 +124,14 @@ def _prepare_labels_2(
     values_floats: tuple[float, ...] | None = None,
     values_int64s: tuple[int, ...] | None = None,
     values_strings: tuple[str, ...] | None = None,
-) -> _Lookup:
+) -> Lookup:
     keys = _labels("keys", floats=keys_floats, int64s=keys_int64s, strings=keys_strings)
     values = _labels("values", floats=values_floats, int64s=values_int64s, strings=values_strings)
     default = {"O": default_string, "i": default_int64, "f": default_float}[values.dtype.kind]
-    return _Lookup(keys, values, default, bitwise=True)
+    return Lookup(keys, values, default, bitwise=True)
 
 
-def _prepare_labels_4(
+def prepare_labels_4(
     *,
     default_float: float = -0.0,
     default_int64: int = -1,
@@ -145,7 +145,7 @@ def _prepare_labels_4(
     values_int64s: tuple[int, ...] | None = None,
     values_strings: tuple[str, ...] | None = None,
     values_tensor: Array | None = None,
-) -> _Lookup:
+) -> Lookup:
     keys = _labels("keys", floats=keys_floats, int64s=keys_int64s, strings=keys_strings, tensor=keys_tensor)
     values = _labels(
         "values", floats=values_floats, int64s=values_int64s, strings=values_strings, tensor=values_tensor
@@ -162,7 +162,7 @@ def _prepare_labels_4(
         default = default_tensor.reshape(()).item()
     elif values.dtype.kind == "i" and not _fits(default_int64, values.dtype):
         raise KernelError(f"default_int64 must fit into {values.dtype} (got {default_int64})")
-    return _Lookup(keys, values, default)
+    return Lookup(keys, values, default)
 
 
 def _fits(value: int, dtype: DType) -> bool:
@@ -170,13 +170,13 @@ def _fits(value: int, dtype: DType) -> bool:
     return bool(info.min <= value <= info.max)
 
 
-def _label_encoder(x: Array, *, prepared: _Lookup) -> Array:
+def _label_encoder(x: Array, *, prepared: Lookup) -> Array:
     """Map each element by parallel lists of keys and values (ONNX-ML LabelEncoder-2, -4)."""
     return prepared(x)
 
 
-op("LabelEncoder", since=2, domain=ML, prepare=_prepare_labels_2)(_label_encoder)
-op("LabelEncoder", since=4, domain=ML, prepare=_prepare_labels_4)(_label_encoder)
+op("LabelEncoder", since=2, domain=ML, prepare=prepare_labels_2)(_label_encoder)
+op("LabelEncoder", since=4, domain=ML, prepare=prepare_labels_4)(_label_encoder)
 
 
 # ------------------------------------------------------------------ OneHotEncoder
@@ -197,14 +197,14 @@ def _prepare_one_hot(
     cats_int64s: tuple[int, ...] | None = None,
     cats_strings: tuple[str, ...] | None = None,
     zeros: int = 1,
-) -> tuple[_Lookup, int, bool]:
+) -> tuple[Lookup, int, bool]:
     name, cats = only_one(cats_int64s=cats_int64s, cats_strings=cats_strings)
     keys = np.array(cats, _STRING if name == "cats_strings" else np.int64)
-    return _Lookup(keys, np.arange(len(keys)), -1), len(keys), bool(zeros)
+    return Lookup(keys, np.arange(len(keys)), -1), len(keys), bool(zeros)
 
 
 @op("OneHotEncoder", since=1, domain=ML, cost=_one_hot_cost, prepare=_prepare_one_hot)
-def one_hot_encoder(x: Array, *, prepared: tuple[_Lookup, int, bool]) -> Array:
+def one_hot_encoder(x: Array, *, prepared: tuple[Lookup, int, bool]) -> Array:
     """Encode each element as a row of zeros with one 1, (..., categories) (ONNX-ML OneHotEncoder-1)."""
     lookup, width, zeros = prepared
     if x.dtype.kind == "O":

@@ -149,7 +149,7 @@ def linear_regressor(x: Array, *, prepared: _Linear) -> Array:
 
 
 @dataclass(frozen=True)
-class _Kernel:
+class SvmKernel:
     """A kernel function and the support vectors `(V, F)` that it compares with."""
 
     name: str
@@ -161,7 +161,7 @@ class _Kernel:
     @classmethod
     def of(
         cls, name: str, params: tuple[float, ...] | None, vectors: tuple[float, ...] | None, count: int
-    ) -> _Kernel:
+    ) -> SvmKernel:
         check_choice(name, _KERNELS, "kernel_type")
         if params and len(params) != 3:
             raise KernelError(f"kernel_params must be gamma, coef0 and degree (got {len(params)} entries)")
@@ -189,7 +189,7 @@ class _Kernel:
 
 
 @dataclass(frozen=True)
-class _SvmClassifier:
+class SvmClassifier:
     """Arrays of an SVMClassifier; `kernel` is None for a linear model without support vectors.
 
     Attributes:
@@ -197,7 +197,7 @@ class _SvmClassifier:
         starts: where the support vectors of each class begin, and the end of the last.
     """
 
-    kernel: _Kernel | None
+    kernel: SvmKernel | None
     coefficients: Array
     starts: Array
     rho: Array
@@ -207,7 +207,7 @@ class _SvmClassifier:
     post_transform: str
 
 
-def _prepare_svm_classifier(
+def prepare_svm_classifier(
     *,
     classlabels_ints: tuple[int, ...] | None = None,
     classlabels_strings: tuple[str, ...] | None = None,
@@ -220,7 +220,7 @@ def _prepare_svm_classifier(
     rho: tuple[float, ...] | None = None,
     support_vectors: tuple[float, ...] | None = None,
     vectors_per_class: tuple[int, ...] | None = None,
-) -> _SvmClassifier:
+) -> SvmClassifier:
     labels = _labels(classlabels_ints, classlabels_strings)
     weights, counts = _floats(coefficients), vectors_per_class or ()
     if not labels.size:
@@ -239,11 +239,11 @@ def _prepare_svm_classifier(
             raise KernelError(f"coefficients must have {wanted} entries (got {weights.size})")
         if len(rho) < pairs or (prob_a and len(prob_a) < pairs):
             raise KernelError(f"rho and prob_a must have {pairs} entries, one per pair (got {len(rho)})")
-        kernel = _Kernel.of(kernel_type, kernel_params, support_vectors, total)
+        kernel = SvmKernel.of(kernel_type, kernel_params, support_vectors, total)
         weights = weights.reshape(classes - 1, total)
     starts = np.cumsum([0, *counts])
     bounds = (_floats(rho), _floats(prob_a), _floats(prob_b))
-    return _SvmClassifier(kernel, weights, starts, *bounds, labels, post_transform)
+    return SvmClassifier(kernel, weights, starts, *bounds, labels, post_transform)
 
 
 def _svm_classifier_cost(
@@ -260,8 +260,8 @@ def _svm_classifier_cost(
     return Cost(rows * (8 + 4 * scores), 8 * (rows * (2 * vectors + 6 * classes * classes) + x.size))
 
 
-@op("SVMClassifier", since=1, domain=ML, prepare=_prepare_svm_classifier, cost=_svm_classifier_cost)
-def svm_classifier(x: Array, *, prepared: _SvmClassifier) -> tuple[Array, Array]:
+@op("SVMClassifier", since=1, domain=ML, prepare=prepare_svm_classifier, cost=_svm_classifier_cost)
+def svm_classifier(x: Array, *, prepared: SvmClassifier) -> tuple[Array, Array]:
     """Classify `(N, F)`; return labels `(N)` and scores or probabilities (ONNX-ML SVMClassifier-1).
 
     Scores are those of all pairs of classes `(N, C(C - 1)/2)`, of both classes `(N, 2)` if there
@@ -283,7 +283,7 @@ def svm_classifier(x: Array, *, prepared: _SvmClassifier) -> tuple[Array, Array]
     return winners, z.astype(np.float32)
 
 
-def _pair_scores(kernels: Array, model: _SvmClassifier) -> Array:
+def _pair_scores(kernels: Array, model: SvmClassifier) -> Array:
     """Return the score of each pair of classes i < j, above 0 where i wins: `(N, C(C - 1)/2)`.
 
     Support vectors of class i carry C - 1 coefficients, one for each other class: those against
@@ -311,7 +311,7 @@ def _votes(scores: Array, classes: int) -> Array:
     return won.sum(axis=2)  # type: ignore[no-any-return]
 
 
-def _probabilities(scores: Array, model: _SvmClassifier) -> Array:
+def _probabilities(scores: Array, model: SvmClassifier) -> Array:
     """Return the probability of each class, `(N, C)`, from the scores of all pairs.
 
     Pairs by Platt's sigmoid, joined as libsvm does: Wu, Lin and Weng (2004), "Probability
@@ -358,14 +358,14 @@ def _coupling_sweep(p: Array, q: Array, qp: Array, pqp: Array) -> Array:
 
 @dataclass(frozen=True)
 class _SvmRegressor:
-    kernel: _Kernel | None
+    kernel: SvmKernel | None
     coefficients: Array
     rho: float
     one_class: bool
     post_transform: str
 
 
-def _prepare_svm_regressor(
+def prepare_svm_regressor(
     *,
     coefficients: tuple[float, ...] | None = None,
     kernel_params: tuple[float, ...] | None = None,
@@ -387,7 +387,7 @@ def _prepare_svm_regressor(
             raise KernelError(
                 f"coefficients must have {n_supports} entries, as n_supports (got {weights.size})"
             )
-        kernel = _Kernel.of(kernel_type, kernel_params, support_vectors, n_supports)
+        kernel = SvmKernel.of(kernel_type, kernel_params, support_vectors, n_supports)
     return _SvmRegressor(kernel, weights, rho[0], bool(one_class), post_transform)
 
 
@@ -396,7 +396,7 @@ def _svm_regressor_cost(x: Array, *, n_supports: int = 0, **attributes: Any) -> 
     return Cost(4 * rows, 8 * (2 * rows * max(n_supports, 1) + x.size))
 
 
-@op("SVMRegressor", since=1, domain=ML, prepare=_prepare_svm_regressor, cost=_svm_regressor_cost)
+@op("SVMRegressor", since=1, domain=ML, prepare=prepare_svm_regressor, cost=_svm_regressor_cost)
 def svm_regressor(x: Array, *, prepared: _SvmRegressor) -> Array:
     """Map `(N, F)` to `(N, 1)` in float32; 1 inside and -1 outside for one class (ONNX-ML SVMRegressor-1)."""
     x = _rows(x)

@@ -33,8 +33,8 @@ _PAIRS: Final = 1 << 16
 _BYTES_PER_PAIR: Final = 160
 _CROWDED: Final = 0.75
 
-_AGGREGATES: Final = ("AVERAGE", "SUM", "MIN", "MAX")
-_POST_TRANSFORMS: Final = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
+AGGREGATES: Final = ("AVERAGE", "SUM", "MIN", "MAX")
+POST_TRANSFORMS: Final = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
 # fmin and fmax ignore NaN, which stands for a target without any vote so far.
 _COMBINE: Final = {"SUM": np.add, "AVERAGE": np.add, "MIN": np.fmin, "MAX": np.fmax}
 
@@ -49,7 +49,7 @@ class _Ensemble(NamedTuple):
     post_transform: str
 
 
-class _Classifier(NamedTuple):
+class TreeClassifier(NamedTuple):
     ensemble: _Ensemble
     labels: Array
     one_column: bool
@@ -195,7 +195,7 @@ def _regressor_cost(
     return _cost(x, targets, 4 * targets)
 
 
-def _prepare_regressor(
+def prepare_regressor(
     *,
     aggregate_function: str = "SUM",
     base_values: Sequence[float] | None = None,
@@ -220,8 +220,8 @@ def _prepare_regressor(
     target_weights_as_tensor: Array | None = None,
 ) -> _Ensemble:
     """Check the attributes; `nodes_hitrates` are a hint for speed, without effect here."""
-    check_choice(aggregate_function, _AGGREGATES, "aggregate_function")
-    check_choice(post_transform, _POST_TRANSFORMS, "post_transform")
+    check_choice(aggregate_function, AGGREGATES, "aggregate_function")
+    check_choice(post_transform, POST_TRANSFORMS, "post_transform")
     targets = _count_targets(n_targets, target_ids)
     thresholds = _weights("nodes_values", nodes_values, nodes_values_as_tensor)
     weights = _weights("target_weights", target_weights, target_weights_as_tensor)
@@ -253,7 +253,7 @@ def _prepare_regressor(
     "TreeEnsembleRegressor",
     since=(1, 3, 5),
     domain=ML,
-    prepare=_prepare_regressor,
+    prepare=prepare_regressor,
     cost=_regressor_cost,
 )
 def tree_ensemble_regressor(x: Array, *, prepared: _Ensemble) -> Array:
@@ -268,7 +268,7 @@ def _ensemble_cost(
     return _cost(x, targets, x.dtype.itemsize * targets)
 
 
-def _prepare_ensemble(
+def prepare_ensemble(
     *,
     aggregate_function: int = 1,
     leaf_targetids: Sequence[int],
@@ -308,12 +308,12 @@ def _prepare_ensemble(
         forest,
         np.result_type(nodes_splits, leaf_weights),
         np.zeros(1),
-        _named("aggregate_function", aggregate_function, _AGGREGATES),
-        _named("post_transform", post_transform, _POST_TRANSFORMS),
+        _named("aggregate_function", aggregate_function, AGGREGATES),
+        _named("post_transform", post_transform, POST_TRANSFORMS),
     )
 
 
-@op("TreeEnsemble", since=5, domain=ML, prepare=_prepare_ensemble, cost=_ensemble_cost)
+@op("TreeEnsemble", since=5, domain=ML, prepare=prepare_ensemble, cost=_ensemble_cost)
 def tree_ensemble(x: Array, *, prepared: _Ensemble) -> Array:
     """Regress `x` `(N, F)` to `(N, n_targets)` of its type (ONNX-ML TreeEnsemble-5)."""
     return _regress(prepared, x, x.dtype)
@@ -339,7 +339,7 @@ def _classifier_cost(
     return _cost(x, classes, 8 + 4 * classes)
 
 
-def _prepare_classifier(
+def prepare_classifier(
     *,
     base_values: Sequence[float] | None = None,
     base_values_as_tensor: Array | None = None,
@@ -362,9 +362,9 @@ def _prepare_classifier(
     nodes_values: Sequence[float] | None = None,
     nodes_values_as_tensor: Array | None = None,
     post_transform: str = "NONE",
-) -> _Classifier:
+) -> TreeClassifier:
     """Check the attributes; `nodes_hitrates` are a hint for speed, without effect here."""
-    check_choice(post_transform, _POST_TRANSFORMS, "post_transform")
+    check_choice(post_transform, POST_TRANSFORMS, "post_transform")
     labels = _labels(classlabels_strings, classlabels_int64s)
     thresholds = _weights("nodes_values", nodes_values, nodes_values_as_tensor)
     weights = _weights("class_weights", class_weights, class_weights_as_tensor)
@@ -395,10 +395,10 @@ def _prepare_classifier(
         "SUM",
         post_transform,
     )
-    return _Classifier(ensemble, labels, one_column, bool((weights >= 0).all()))
+    return TreeClassifier(ensemble, labels, one_column, bool((weights >= 0).all()))
 
 
-def _two_columns(score: Array, prepared: _Classifier) -> Array:
+def _two_columns(score: Array, prepared: TreeClassifier) -> Array:
     """Return scores `(N, 2)` of a binary classifier whose one column is about its second class.
 
     Exporters write the votes of the second class under class id 0 then. They are probabilities
@@ -415,10 +415,10 @@ def _two_columns(score: Array, prepared: _Classifier) -> Array:
     "TreeEnsembleClassifier",
     since=(1, 3, 5),
     domain=ML,
-    prepare=_prepare_classifier,
+    prepare=prepare_classifier,
     cost=_classifier_cost,
 )
-def tree_ensemble_classifier(x: Array, *, prepared: _Classifier) -> tuple[Array, Array]:
+def tree_ensemble_classifier(x: Array, *, prepared: TreeClassifier) -> tuple[Array, Array]:
     """Return the top class `(N,)` and float32 scores `(N, E)` (ONNX-ML TreeEnsembleClassifier-3)."""
     ensemble, labels = prepared.ensemble, prepared.labels
     y, z = np.empty(_rows(x), np.int64), np.empty((_rows(x), len(labels)), np.float32)

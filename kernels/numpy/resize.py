@@ -28,15 +28,15 @@ from ._interpolation import (
 # GridSample visits taps ** rank neighbours per point; beyond this many a model is not serious.
 _MAX_NEIGHBOURS = 65536
 
-_POSITIONS_13 = (
+POSITIONS_13 = (
     "half_pixel",
     "pytorch_half_pixel",
     "align_corners",
     "asymmetric",
     "tf_crop_and_resize",
 )
-_POSITIONS_11 = (*_POSITIONS_13, "tf_half_pixel_for_nn")
-_POSITIONS_19 = (*_POSITIONS_13, "half_pixel_symmetric")
+POSITIONS_11 = (*POSITIONS_13, "tf_half_pixel_for_nn")
+POSITIONS_19 = (*POSITIONS_13, "half_pixel_symmetric")
 
 
 # ------------------------------------------------------------------ Resize, Upsample
@@ -54,11 +54,11 @@ def _resize(
 ) -> Array:
     cropping = how.positions == "tf_crop_and_resize"
     plan = plan_axes(x, roi, scales, sizes, axes=axes, policy=policy, cropping=cropping)
-    _check_filter(how, known_positions, plan)
+    check_filter(how, known_positions, plan)
     return resample(x, plan, how)
 
 
-def _check_filter(how: Filter, known_positions: Sequence[str], plan: list[Axis]) -> None:
+def check_filter(how: Filter, known_positions: Sequence[str], plan: list[Axis]) -> None:
     check_choice(how.mode, ("nearest", "linear", "cubic"), "mode")
     check_choice(how.positions, known_positions, "coordinate_transformation_mode")
     rounding = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
@@ -111,7 +111,7 @@ def resize_11(
         bool(exclude_outside),
         extrapolation_value,
     )
-    return _resize(x, roi, scales, sizes, how, _POSITIONS_11)
+    return _resize(x, roi, scales, sizes, how, POSITIONS_11)
 
 
 @op("Resize", since=13, cost=_resize_cost)
@@ -137,7 +137,7 @@ def resize_13(
         bool(exclude_outside),
         extrapolation_value,
     )
-    return _resize(x, roi, scales, sizes, how, _POSITIONS_13)
+    return _resize(x, roi, scales, sizes, how, POSITIONS_13)
 
 
 def _make_resize_18(known_positions: Sequence[str]) -> Callable[..., Array]:
@@ -174,11 +174,11 @@ def _make_resize_18(known_positions: Sequence[str]) -> Callable[..., Array]:
     return resize_18
 
 
-op("Resize", since=18, cost=_resize_cost)(_make_resize_18(_POSITIONS_13))
-op("Resize", since=19, cost=_resize_cost)(_make_resize_18(_POSITIONS_19))
+op("Resize", since=18, cost=_resize_cost)(_make_resize_18(POSITIONS_13))
+op("Resize", since=19, cost=_resize_cost)(_make_resize_18(POSITIONS_19))
 
 
-def _scale_only(x: Array, scales: Array, mode: str, smallest: float) -> tuple[list[Axis], Filter]:
+def scale_only(x: Array, scales: Array, mode: str, smallest: float) -> tuple[list[Axis], Filter]:
     """Read the arguments of Upsample and Resize-10: `x_original = x_resized / scale`."""
     # "linear (including bilinear, trilinear, etc)"
     mode = "linear" if mode in ("bilinear", "trilinear") else mode
@@ -189,23 +189,23 @@ def _scale_only(x: Array, scales: Array, mode: str, smallest: float) -> tuple[li
 
 
 def _resize_10_cost(x: Array, scales: Array, *, mode: str = "nearest") -> Cost:
-    return resample_cost(x, *_scale_only(x, scales, mode, 0.0))
+    return resample_cost(x, *scale_only(x, scales, mode, 0.0))
 
 
 @op("Resize", since=10, cost=_resize_10_cost)
 def resize_10(x: Array, scales: Array, *, mode: str = "nearest") -> Array:
     """Resample `x` by `scales`, one per axis (ONNX Resize-10)."""
-    return resample(x, *_scale_only(x, scales, mode, 0.0))
+    return resample(x, *scale_only(x, scales, mode, 0.0))
 
 
 def _upsample_9_cost(x: Array, scales: Array, *, mode: str = "nearest") -> Cost:
-    return resample_cost(x, *_scale_only(x, scales, mode, 1.0))
+    return resample_cost(x, *scale_only(x, scales, mode, 1.0))
 
 
 @op("Upsample", since=(9, 10), cost=_upsample_9_cost)
 def upsample_9(x: Array, scales: Array, *, mode: str = "nearest") -> Array:
     """Enlarge `x` by `scales` >= 1, one per axis (ONNX Upsample-9, and its deprecated -10)."""
-    return resample(x, *_scale_only(x, scales, mode, 1.0))
+    return resample(x, *scale_only(x, scales, mode, 1.0))
 
 
 def _upsample_7_cost(x: Array, *, scales: tuple[float, ...], mode: str = "nearest") -> Cost:

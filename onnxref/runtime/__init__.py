@@ -1,6 +1,18 @@
 """From a `Plan` and inputs to outputs: the executor, and what checks and accounts around it."""
 
-from ._execute import Observer, Run, execute, run_plan
+from ._execute import Execution, Observer, Run, Watcher, execute, node_label, run_plan
 from ._inputs import bind_inputs
+from ._shortcut import Shortcut, find_shortcut
 
-__all__ = ["Observer", "Run", "bind_inputs", "execute", "run_plan"]
+__all__ = [
+    "Execution",
+    "Observer",
+    "Run",
+    "Shortcut",
+    "Watcher",
+    "bind_inputs",
+    "execute",
+    "find_shortcut",
+    "node_label",
+    "run_plan",
+]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,17 +15,54 @@ from ..errors import KernelError, NodeError, OnnxRefError, ResourceLimitError, T
 from ..graph import Node, ValueType
 from ..limits import Budget
 from ..plan import Plan, Step, memory_owner, read_only
-from ..plan.specialize import Program, Record, Region, Regions
+from ..plan.specialize import Frame, Lowered, Program, Record, RefusedError, Region, Regions
 from ..registry import Context
 from ._memory import Ledger
 
 _LONGEST_CAUSE = 1_000  # characters
 
 
-class Observer(Protocol):
-    """Called after every executed step, in subgraphs and functions too."""
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One executed node, as observers are told of it.
 
-    def __call__(self, node: Node, inputs: Sequence[Any], outputs: Sequence[Any], /) -> None: ...
+    Attributes:
+        scope: where the node is: empty in the main graph, else a path such as `loop[3]/body/` or
+            `if/then_branch/` or, in a function, `caller/`, one part for each level.
+        inputs, outputs: values in the node's order; None for absent and unwanted ones.
+        seconds: time of its kernel, bodies included.
+    """
+
+    scope: str
+    node: Node
+    inputs: Sequence[Any]
+    outputs: Sequence[Any]
+    seconds: float
+
+    @property
+    def path(self) -> str:
+        """Scope and name of the node."""
+        return self.scope + node_label(self.node)
+
+
+class Watcher(Protocol):
+    """Called after every op as the planner runs it: fused, native, or a step of the reference.
+
+    Unlike an `Observer` it sees no values, and so leaves the plan as fast as it is.
+    """
+
+    def __call__(self, scope: str, ran: Lowered | Step, started: float, seconds: float, /) -> None: ...
+
+
+class Observer(Protocol):
+    """Called after every executed node, in subgraphs and functions too."""
+
+    def __call__(self, execution: Execution, /) -> None: ...
+
+
+def node_label(node: Node) -> str:
+    """Return a node's name; its operator and position where it has none."""
+    return node.name or f"{node.op_type}#{node.position}"
 
 
 @dataclass(slots=True)
@@ -33,7 +72,9 @@ class Run:
     budget: Budget
     generator: np.random.Generator
     observers: tuple[Observer, ...] = ()
+    watcher: Watcher | None = None
     depth: int = 0
+    scope: str = ""
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,9 +109,18 @@ def execute(plan: Plan, inputs: Sequence[Any], captured: Sequence[Any], run: Run
 def perform(step: Step, slots: list[Any], run: Run) -> Sequence[Any]:
     """Run one step over the slots, tell the observers, and free what nothing needs any more."""
     values = [slots[slot] for slot in step.inputs]
-    outputs = _run_step(step, values, slots, run)
-    for observer in run.observers:
-        observer(step.node, values, outputs)
+    if run.observers:
+        started = time.perf_counter()
+        outputs = _run_step(step, values, slots, run)
+        execution = Execution(run.scope, step.node, values, outputs, time.perf_counter() - started)
+        for observer in run.observers:
+            observer(execution)
+    elif run.watcher is not None:
+        started = time.perf_counter()
+        outputs = _run_step(step, values, slots, run)
+        run.watcher(run.scope, step, started, time.perf_counter() - started)
+    else:
+        outputs = _run_step(step, values, slots, run)
     for slot, value in zip(step.outputs, outputs, strict=False):
         if slot:
             slots[slot] = value
@@ -91,51 +141,105 @@ def run_regions(plan: Plan, regions: Regions, slots: list[Any], run: Run) -> Non
         region = regions.find(key)
         if region is None:
             position = _learn(plan, regions, position, key, slots, run)
-        elif region.program is None:
-            for step in plan.steps[position : max(region.end, position + 1)]:
+        elif region.program is None or not _run_program(region, region.program, slots, run):
+            end = max(region.end, position + 1)
+            started = time.perf_counter()
+            for step in plan.steps[position:end]:
                 perform(step, slots, run)
-            position = max(region.end, position + 1)
+            regions.ran(region, time.perf_counter() - started)
+            position = end
         else:
-            _run_program(region, region.program, slots, run)
             position = region.end
 
 
 def _learn(plan: Plan, regions: Regions, begin: int, key: Any, slots: list[Any], run: Run) -> int:
     """Run steps one by one, as far as their shapes are fixed, at least one; return where that ended."""
-    record = Record(plan, begin, slots)
+    record = Record(plan, begin, slots, regions.acceleration.known_bytes, regions.deciding)
     position = begin
+    started = time.perf_counter()
     while position < len(plan.steps):
         step = plan.steps[position]
-        accepted = record.accepts(step)
-        if not accepted and position > begin:
+        possible = record.accepts(step, record.frame) or record.chosen_body(step, record.frame) is not None
+        if not possible and position > begin:
             break
-        outputs = perform(step, slots, run)
+        noted = _perform_noted(step, record.frame, record, run)
         position += 1
-        if not accepted or not record.add(step, outputs):
+        if not noted:
             break
-    regions.learn(key, record)
+        record.end = position
+    regions.learn(key, record, time.perf_counter() - started)
     return position
 
 
-def _run_program(region: Region, program: Program, slots: list[Any], run: Run) -> None:
-    outputs = program.run(
-        [slots[slot] for slot in region.inputs],
-        run.budget,
-        lambda step, values: _run_step(step, values, slots, run),
-    )
+def _perform_noted(step: Step, frame: Frame, record: Record, run: Run) -> bool:
+    """Run one step and note it; False where it, or a step inside of it, cannot be part of a region."""
+    body = record.chosen_body(step, frame)
+    if body is not None:
+        return _perform_body(step, body, frame, record, run)
+    accepted = record.accepts(step, frame)
+    outputs = perform(step, frame.slots, run)
+    return accepted and record.add(step, outputs, frame)
+
+
+def _perform_body(step: Step, body: Plan, frame: Frame, record: Record, run: Run) -> bool:
+    """Run a branch or a function's body in place of its step, and note its steps."""
+    run.budget.check_depth(run.depth + 1)
+    run.depth += 1
+    try:
+        run.budget.step()
+        slots = body.template.copy()
+        inner = record.inner(step, body, slots, frame)
+        for slot, outer in inner.captured.items():
+            slots[slot] = frame.slots[outer]
+        before = len(record.steps)
+        noted = True
+        for own in body.steps:
+            if noted:
+                noted = _perform_noted(own, inner, record, run)
+            else:
+                perform(own, slots, run)
+        for slot, result in zip(step.outputs, body.output_slots, strict=False):
+            if slot:
+                frame.slots[slot] = slots[result]
+        noted = noted and record.link(step, frame, inner)
+        if not noted:
+            record.forget_after(before)
+        for slot in step.frees:
+            frame.slots[slot] = None
+        return noted
+    finally:
+        run.depth -= 1
+
+
+def _run_program(region: Region, program: Program, slots: list[Any], run: Run) -> bool:
+    """Run a region natively; False where it must run on the reference, for an error that is due."""
+    watch = None if run.watcher is None else partial(run.watcher, run.scope)
+    try:
+        outputs = program.run(
+            [slots[slot] for slot in region.inputs],
+            run.budget,
+            lambda step, values: _run_step(step, values, slots, run),
+            watch,
+        )
+    except RefusedError:
+        return False
     for slot, value in zip(region.outputs, outputs, strict=True):
         run.ledger.add(value)
         slots[slot] = value
     for slot in region.frees:
         slots[slot] = None
+    return True
 
 
 class _BoundBody:
     """A subgraph with the outer values that it uses, as a kernel sees it."""
 
-    __slots__ = ("_captured", "_plan", "_run")
+    __slots__ = ("_calls", "_captured", "_name", "_plan", "_run", "_step")
 
-    def __init__(self, plan: Plan, slots: Sequence[Any], run: Run) -> None:
+    def __init__(self, step: Step, name: str, plan: Plan, slots: Sequence[Any], run: Run) -> None:
+        self._step = step
+        self._name = name
+        self._calls = 0
         self._plan = plan
         self._captured = [read_only(slots[outer]) for outer, _ in plan.captures]
         self._run = run
@@ -160,10 +264,23 @@ class _BoundBody:
             )
         run.budget.check_depth(run.depth + 1)
         run.depth += 1
+        outer = run.scope
+        if run.observers or run.watcher:
+            run.scope += self._scope()
+        self._calls += 1
         try:
             return tuple(execute(plan, [_as_value(value) for value in inputs], self._captured, run))
         finally:
             run.depth -= 1
+            run.scope = outer
+
+    def _scope(self) -> str:
+        """Return the part of a path that this call of the body adds."""
+        label = node_label(self._step.node)
+        if self._step.type_rule is None:
+            return f"{label}/"  # a function
+        index = "" if self._step.node.op_type == "If" else f"[{self._calls}]"
+        return f"{label}{index}/{self._name}/"
 
 
 def _run_step(step: Step, values: list[Any], slots: list[Any], run: Run) -> Sequence[Any]:
@@ -197,7 +314,9 @@ def _run_step(step: Step, values: list[Any], slots: list[Any], run: Run) -> Sequ
 
 
 def _extras(step: Step, slots: list[Any], run: Run) -> dict[str, Any]:
-    extras: dict[str, Any] = {name: _BoundBody(plan, slots, run) for name, plan in step.bodies.items()}
+    extras: dict[str, Any] = {
+        name: _BoundBody(step, name, plan, slots, run) for name, plan in step.bodies.items()
+    }
     if step.takes_context:
         extras["ctx"] = Context(step.wanted, run.budget, step.node.opset, run.generator)
     return extras

@@ -10,7 +10,6 @@ import pytest
 
 import onnxref
 from onnxref import InferenceSession, Limits, NodeError, ResourceLimitError
-from onnxref.graph import Node
 from onnxref.plan import _fold
 
 HEAD = '<ir_version: 10, opset_import: ["": 22, "my.fold": 1]>\n'
@@ -25,10 +24,7 @@ def _executed(session: InferenceSession, feeds: Any) -> list[str]:
     """Run once and return the operators that were executed, bodies included."""
     seen: list[str] = []
 
-    def observe(node: Node, inputs: Any, outputs: Any) -> None:
-        seen.append(node.op_type)
-
-    session.run_named(None, feeds, observers=[observe])
+    session.run_named(None, feeds, observers=[lambda execution: seen.append(execution.node.op_type)])
     return seen
 
 

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 import onnxref
 from onnxref import InferenceSession, KernelError, NodeError, OutputError, ResourceLimitError
-from onnxref.graph import Node
+from onnxref.runtime import Execution
 
 X = np.float32([1, 2, 3])
 HEAD = '<ir_version: 10, opset_import: ["": 21, "my": 1]>\n'
@@ -285,16 +285,16 @@ def test_observers_see_every_node() -> None:
         "y = Loop(n, t, a) <body = l (int64 i, bool c, float[N] v) => (bool c2, float[N] w) "
         "{ c2 = Identity(c) w = my.Twice(v) }>"
     )
-    seen: list[tuple[Node, list[Any], list[Any]]] = []
-
-    def observe(node: Node, inputs: Any, outputs: Any) -> None:
-        seen.append((node, list(inputs), list(outputs)))
-
-    values = _session(body).run_named(None, X, observers=[observe, lambda *_: None])
-    names = [node.op_type for node, _, _ in seen]
+    seen: list[Execution] = []
+    values = _session(body).run_named(None, X, observers=[seen.append, lambda _: None])
+    names = [execution.node.op_type for execution in seen]
     assert names == ["Add", "Twice", *["Identity", "Add", "Twice"] * 2, "Loop"]
-    np.testing.assert_array_equal(seen[0][2][0], 2 * X)
-    np.testing.assert_array_equal(seen[-1][2][0], values["y"])
+    scopes = [execution.scope for execution in seen]
+    assert scopes[:3] == ["Twice#0/", "", "Loop#3[0]/body/"]
+    assert scopes[6] == "Loop#3[1]/body/Twice#1/"
+    np.testing.assert_array_equal(seen[0].outputs[0], 2 * X)
+    np.testing.assert_array_equal(seen[-1].outputs[0], values["y"])
+    assert all(execution.seconds > 0 for execution in seen)
 
 
 def test_user_operators_may_return_python_values() -> None:

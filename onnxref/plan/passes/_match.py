@@ -22,7 +22,8 @@ from typing import TypeAlias
 import numpy as np
 
 from ...graph import Node
-from ...lowering import Op, Operand
+from ...lowering import Op, Operand, PackCache
+from ...registry import ONNX
 from ._block import Block
 
 COMMUTATIVE = frozenset({"Add", "Mul"})
@@ -117,17 +118,15 @@ class Graph:
     def __init__(self, block: Block) -> None:
         self.block = block
         self.rewrites = 0
-        self._slots: list[Op | None] = list(block.ops)
+        self._slots = [[op] for op in block.ops]
         self._at = {op: i for i, op in enumerate(block.ops)}
         self._producer = block.producers()
         self._readers = block.uses()
         self._results = set(block.outputs)
 
     def __iter__(self) -> Iterator[Op]:
-        for i in range(len(self._slots)):
-            op = self._slots[i]
-            if op is not None:
-                yield op
+        for slot in self._slots:
+            yield from list(slot)
 
     # --- questions ---
 
@@ -179,26 +178,27 @@ class Graph:
 
     # --- changes ---
 
-    def replace(self, old: Sequence[Op], new: Op, *, at: Op | None = None) -> None:
-        """Put `new` in place of ops whose outputs are its own or read by nobody else.
+    def replace(self, old: Sequence[Op], *new: Op, at: Op | None = None) -> None:
+        """Put `new`, in order, in place of ops whose outputs are its own or read by nobody else.
 
-        `new` gets the nodes of all of them, after those it has.
+        Each of `new` gets the nodes of all of them, after those it has.
 
         Args:
             at: the one of `old` where it goes; by default the last.
         """
         place = self._at[at] if at is not None else max(self._at[op] for op in old)
-        new.nodes = union(new.nodes, *(op.nodes for op in old))
         for op in old:
             self._forget(op)
-        self._slots[place] = new
-        self._at[new] = place
-        for y in new.outputs:
-            if y is not None:
-                self._producer[y] = new
-        for x in new.inputs:
-            if x is not None:
-                self._readers.setdefault(x, []).append(new)
+        self._slots[place] += new
+        for op in new:
+            op.nodes = union(op.nodes, *(gone.nodes for gone in old))
+            self._at[op] = place
+            for y in op.outputs:
+                if y is not None:
+                    self._producer[y] = op
+            for x in op.inputs:
+                if x is not None:
+                    self._readers.setdefault(x, []).append(op)
         self.rewrites += 1
         self._sweep(old)
 
@@ -237,7 +237,7 @@ class Graph:
         self._readers.setdefault(new, []).extend(readers)
 
     def _forget(self, op: Op) -> None:
-        self._slots[self._at.pop(op)] = None
+        self._slots[self._at.pop(op)].remove(op)
         for y in op.outputs:
             if y is not None and self._producer.get(y) is op:
                 del self._producer[y]
@@ -367,3 +367,10 @@ def reduced_axes(op: Op) -> tuple[int, ...] | None:
     if not axes:
         return () if op.attributes.get("noop_with_empty_axes", 0) else tuple(range(data.ndim))
     return tuple(sorted(axis % data.ndim for axis in axes))
+
+
+def reshape(x: Operand | None, y: Operand, packs: PackCache, *origin: Op) -> Op:
+    """Return a Reshape from `x` to `y` that stands for the ops `origin`."""
+    shape = packs.get((), ("shape", y.shape), lambda: np.array(y.shape, np.int64))
+    goal = Operand(shape.shape, shape.dtype, f"shape of {y.name}", shape)
+    return Op("Reshape", [x, goal], [y], {"allowzero": 1}, ONNX, 14, union(*(op.nodes for op in origin)))

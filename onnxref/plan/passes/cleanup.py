@@ -1,22 +1,24 @@
 """Passes that take work out: ops that change nothing, transposes, normalisation into weights, epilogues.
 
-Each is `pass_(block) -> number of rewrites` and changes nothing when run again. In order:
-`remove_identities`, `merge_transposes`, `fold_batchnorm`, the passes of `patterns`, `fuse_epilogues`.
+Each is `pass_(block) -> number of rewrites` and changes nothing when run again. `fuse_epilogues` comes
+after the passes of `patterns`, whose activations it takes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ...dtypes import Array
 from ...lowering import Op, Operand, PackCache
 from ...registry import INTERNAL, ONNX
+from ._batchnorm import fold_batchnorm
 from ._block import Block
-from ._match import FLOATS, Graph, int_list, is_channel_vector, is_scalar, scalar_of
+from ._match import Graph, int_list, is_channel_vector, is_scalar, reshape, scalar_of
+
+__all__ = ["activation_of", "fold_batchnorm", "fuse_epilogues", "merge_transposes", "remove_identities"]
 
 _F32 = np.dtype(np.float32)
 _LARGEST = float(np.finfo(np.float32).max)
@@ -47,7 +49,7 @@ def _same(op: Op, graph: Graph) -> Operand | None:
     if any(y is not None and (graph.readers(y) or graph.is_result(y)) for y in op.outputs[1:]):
         return None
     x = op.inputs[0]
-    if op.op_type == "Mul" and scalar_of(x) is not None:
+    if op.op_type == "Mul" and is_scalar(x, 1):
         x = op.inputs[1] or x
     if (x.shape, x.dtype) != (op.outputs[0].shape, op.outputs[0].dtype) or not rule(op):
         return None
@@ -124,7 +126,10 @@ _IDENTITIES: dict[str, Callable[[Op], bool]] = {
 
 
 def merge_transposes(block: Block) -> int:
-    """Join transposes in a row and reshapes in a row; a transpose that moves only axes of size 1 is a Reshape."""
+    """Join transposes in a row and reshapes in a row.
+
+    A transpose that moves only axes of size 1 is a Reshape.
+    """
     graph = Graph(block)
     for op in graph:
         if op.domain != ONNX or (op.op_type != "Transpose" and op.op_type not in _RESHAPES):
@@ -146,7 +151,7 @@ def _merged(op: Op, graph: Graph) -> Op | None:
     if op.op_type in _RESHAPES:
         if before is None or before.op_type not in _RESHAPES:
             return None
-        return _reshape(before.inputs[0], y, graph.block.packs, op, before)
+        return reshape(before.inputs[0], y, graph.block.packs, op, before)
     order = _permutation(op)
     if before is not None and before.op_type == "Transpose":
         inner = _permutation(before)
@@ -154,7 +159,7 @@ def _merged(op: Op, graph: Graph) -> Op | None:
         return Op("Transpose", [before.inputs[0]], [y], joined, ONNX, op.opset, op.nodes + before.nodes)
     moved = [axis for axis in order if x.shape[axis] != 1]
     if moved == sorted(moved) and order != tuple(range(x.ndim)):
-        return _reshape(x, y, graph.block.packs, op)
+        return reshape(x, y, graph.block.packs, op)
     return None
 
 
@@ -163,163 +168,6 @@ def _permutation(op: Op) -> tuple[int, ...]:
     assert x is not None
     given = op.attributes.get("perm")
     return tuple(range(x.ndim))[::-1] if given is None else tuple(int(i) for i in given)
-
-
-def _reshape(x: Operand | None, y: Operand, packs: PackCache, *origin: Op) -> Op:
-    shape = packs.get((), ("shape", y.shape), lambda: np.array(y.shape, np.int64))
-    goal = Operand(shape.shape, shape.dtype, f"shape of {y.name}", shape)
-    nodes = tuple(node for op in origin for node in op.nodes)
-    return Op("Reshape", [x, goal], [y], {"allowzero": 1}, ONNX, 14, nodes)
-
-
-# --- normalisation into the weights before it ------------------------------------------------------
-
-
-def fold_batchnorm(block: Block) -> int:
-    """Put BatchNormalization, and scales and shifts per channel, into the constants of the op before.
-
-    That is a Conv, ConvTranspose or Gemm with constant weights and bias whose result nobody else reads.
-    The new constants are computed in float64 and rounded once.
-    """
-    graph = Graph(block)
-    for op in graph:
-        changed = _affine(op, graph)
-        if changed is None:
-            continue
-        base, sources, key, affine = changed
-        folded = _with_affine(base, op, sources, key, affine, block.packs)
-        if folded is not None:
-            graph.replace([base, op], folded)
-    return graph.commit()
-
-
-_Affine = Callable[[], tuple[Array, Array]]  # makes factors and shifts, (C,) in float64
-
-
-def _affine(op: Op, graph: Graph) -> tuple[Op, list[Array], tuple[Any, ...], _Affine] | None:
-    """Return what an op does to each channel of the product before it.
-
-    As (op before, constants it follows from, key of all else, function that computes it).
-    """
-    if op.domain != ONNX or op.op_type not in ("BatchNormalization", "Mul", "Add", "Sub", "Div"):
-        return None
-    for i, x in enumerate(op.inputs[: 2 if op.op_type in ("Mul", "Add") else 1]):
-        base = graph.producer(x)
-        if base is None or x is None or graph.sole_reader(x) is not op or not _can_fold(base):
-            continue
-        if op.op_type == "BatchNormalization":
-            made = _affine_of_batchnorm(op)
-        else:
-            made = _affine_of_arithmetic(op, x, op.inputs[1 - i])
-        return None if made is None else (base, *made)
-    return None
-
-
-def _can_fold(op: Op) -> bool:
-    if op.domain != ONNX or op.op_type not in ("Conv", "ConvTranspose", "Gemm"):
-        return False
-    y, w, b = op.outputs[0], op.inputs[1], op.inputs[2] if len(op.inputs) > 2 else None
-    if y is None or w is None or w.constant is None or w.dtype not in FLOATS:
-        return False
-    if op.op_type != "Gemm":
-        return b is None or b.constant is not None
-    if op.opset < 7 or op.attributes.get("beta", 1.0) != 1:
-        return False
-    return b is None or (b.constant is not None and is_channel_vector(b, y.shape, 1))
-
-
-def _affine_of_batchnorm(op: Op) -> tuple[list[Array], tuple[Any, ...], _Affine] | None:
-    attributes = op.attributes
-    if op.opset >= 14:
-        trains = bool(attributes.get("training_mode", 0))
-    elif op.opset >= 7:
-        trains = len(op.outputs) > 1
-    else:
-        trains = not attributes.get("is_test", 0)
-    parameters = [p.constant for p in op.inputs[1:5] if p is not None and p.constant is not None]
-    if trains or not attributes.get("spatial", 1) or len(parameters) < 4:
-        return None
-    epsilon = float(attributes.get("epsilon", np.float32(1e-5)))
-
-    def compute() -> tuple[Array, Array]:
-        scale, shift, mean, variance = (np.asarray(p, np.float64).reshape(-1) for p in parameters)
-        factor = scale / np.sqrt(variance + epsilon)
-        return factor, shift - mean * factor
-
-    return parameters, ("BatchNormalization", epsilon), compute
-
-
-def _affine_of_arithmetic(
-    op: Op, x: Operand, other: Operand | None
-) -> tuple[list[Array], tuple[Any, ...], _Affine] | None:
-    y = op.outputs[0]
-    if (
-        other is None
-        or other.constant is None
-        or y is None
-        or y.shape != x.shape
-        or x.ndim < 2
-        or op.opset < 7
-    ):
-        return None
-    if other.size != 1 and not is_channel_vector(other, x.shape, 1):
-        return None
-    constant, kind, channels = other.constant, op.op_type, x.shape[1]
-
-    def compute() -> tuple[Array, Array]:
-        c = np.broadcast_to(np.asarray(constant, np.float64).reshape(-1), (channels,))
-        one, zero = np.ones(channels), np.zeros(channels)
-        return {"Mul": (c, zero), "Div": (one / c, zero), "Add": (one, c), "Sub": (one, -c)}[kind]
-
-    return [constant], (kind,), compute
-
-
-def _with_affine(
-    base: Op, op: Op, sources: Sequence[Array], key: tuple[Any, ...], affine: _Affine, packs: PackCache
-) -> Op | None:
-    """Return `base` with factors and shifts of its channels in its constants; None where they are not finite."""
-    x, w = base.inputs[:2]
-    b = base.inputs[2] if len(base.inputs) > 2 else None
-    assert w is not None and w.constant is not None
-    weights, bias = w.constant, b.constant if b is not None else None
-    with np.errstate(all="ignore"):
-        factor, shift = affine()
-    if not (np.isfinite(factor).all() and np.isfinite(shift).all()):
-        return None
-    axis, repeats = _channel_axis(base, w)
-    spread = [1] * w.ndim
-    spread[axis] = -1
-
-    def build_weights() -> Array:
-        if base.op_type == "ConvTranspose":  # (C, M / group, ...): rows of group g hold channels of g
-            per_group = np.repeat(factor.reshape(repeats, 1, -1), weights.shape[0] // repeats, axis=1)
-            wide = per_group.reshape(weights.shape[:2] + (1,) * (weights.ndim - 2))
-        else:
-            wide = factor.reshape(spread)
-        return (weights * wide).astype(w.dtype)
-
-    def build_bias() -> Array:
-        old = 0.0 if bias is None else np.asarray(bias, np.float64).reshape(-1)
-        return (old * factor + shift).astype(w.dtype)
-
-    new_w, new_b = w, b
-    if not (factor == 1).all():
-        array = packs.get((weights, *sources), ("folded weights", *key, axis, repeats), build_weights)
-        new_w = Operand(w.shape, w.dtype, w.name, array)
-    if b is not None or shift.any():
-        array = packs.get((weights, bias, *sources), ("folded bias", *key, axis, repeats), build_bias)
-        new_b = Operand(array.shape, w.dtype, b.name if b else f"bias of {w.name}", array)
-    inputs = [x, new_w] if new_b is None else [x, new_w, new_b]
-    return Op(base.op_type, inputs, [op.outputs[0]], base.attributes, base.domain, base.opset, base.nodes)
-
-
-def _channel_axis(op: Op, w: Operand) -> tuple[int, int]:
-    """Return the axis of the weights that output channels lie along, and in how many groups."""
-    if op.op_type == "Conv":
-        return 0, 1
-    if op.op_type == "ConvTranspose":
-        return 1, int(op.attributes.get("group", 1))
-    return (0 if op.attributes.get("transB", 0) else 1), 1
 
 
 # --- epilogues -------------------------------------------------------------------------------------
@@ -504,19 +352,9 @@ def _conv_epilogue(op: Op) -> _Epilogue | None:
     y = op.outputs[0]
     if y is None or y.ndim not in (3, 4):
         return None
-    operands = [*op.inputs[:3], *[None] * (3 - len(op.inputs))]
-    # The residual is what comes fourth: a Conv has its bias among its operands.
-    made = _Epilogue("FusedConv", op, operands, dict(op.attributes))
-    made.fused = lambda: _fused_conv(made)  # type: ignore[method-assign]
+    made = _Epilogue("FusedConv", op, op.inputs[:2], dict(op.attributes))
+    made.bias = op.inputs[2] if len(op.inputs) > 2 else None
     return made
-
-
-def _fused_conv(epilogue: _Epilogue) -> Op:
-    inputs = [*epilogue.operands, epilogue.residual]
-    while inputs[-1] is None:
-        inputs.pop()
-    outputs: list[Operand | None] = [epilogue.result]
-    return Op("FusedConv", inputs, outputs, epilogue.attributes, INTERNAL, 1, epilogue.base.nodes)
 
 
 def _matmul_epilogue(op: Op, graph: Graph) -> _Epilogue | None:

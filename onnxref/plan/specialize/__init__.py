@@ -1,10 +1,24 @@
 """From a plan to native programs, one for each signature of input shapes.
 
-    steps of a plan --(a first run)--> Record --> Block of ops --(passes, layouts)--> lowered calls --> Program
+steps of a plan --(a first run)--> Record --> Block of ops --(passes, layouts)--> lowered calls --> Program
 """
 
-from ._program import Program
-from ._record import Record
+from ._explain import NodeExplanation, explain_plan
+from ._lower import Lowered
+from ._program import Program, RefusedError
+from ._record import Frame, Record
 from ._regions import Acceleration, Region, Regions, specialize
 
-__all__ = ["Acceleration", "Program", "Record", "Region", "Regions", "specialize"]
+__all__ = [
+    "Acceleration",
+    "Frame",
+    "Lowered",
+    "NodeExplanation",
+    "Program",
+    "Record",
+    "RefusedError",
+    "Region",
+    "Regions",
+    "explain_plan",
+    "specialize",
+]

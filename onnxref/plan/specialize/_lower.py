@@ -16,6 +16,10 @@ from ..passes import Block
 from ._layout import assign_layouts
 
 
+class NoReferenceError(Exception):
+    """A pass made an operator that no lowering takes here, and that the reference does not know."""
+
+
 @dataclass(slots=True)
 class Lowered:
     """An op with what computes it: native calls, or a step of the reference.
@@ -58,7 +62,9 @@ class _Saved:
             operand.layout = None
 
 
-def lower_block(block: Block, steps: Mapping[Op, Step], backend: str, *, layouts: bool = True) -> list[Lowered]:
+def lower_block(
+    block: Block, steps: Mapping[Op, Step], backend: str, *, layouts: bool = True
+) -> list[Lowered]:
     """Return what computes each op of a block, in order.
 
     Args:
@@ -80,7 +86,8 @@ def lower_block(block: Block, steps: Mapping[Op, Step], backend: str, *, layouts
         refused = {
             found.op
             for found in results
-            if found.site is None and any(x is not None and x.layout for x in (*found.op.inputs, *found.op.outputs))
+            if found.site is None
+            and any(x is not None and x.layout for x in (*found.op.inputs, *found.op.outputs))
         }
         if not refused:
             return results
@@ -137,7 +144,7 @@ def _reference(op: Op, steps: Mapping[Op, Step]) -> Step | None:
         operator = registry.find(op.domain, op.op_type, op.opset)
         arguments = {"prepared": operator.prepare(**op.attributes)} if operator.prepare else op.attributes
     except (UnsupportedOperatorError, KernelError) as error:
-        raise AssertionError(f"a pass made {op}, which the reference does not know") from error
+        raise NoReferenceError(f"{op}: {error}") from error
     return Step(
         node=node,
         kernel=operator.kernel,

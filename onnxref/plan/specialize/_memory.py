@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ...lowering import LINE
@@ -16,7 +16,6 @@ class Lifetime:
         offset: its place in the arena, once `arrange` has run.
     """
 
-    key: Hashable
     nbytes: int
     first: int
     last: int

@@ -7,7 +7,9 @@ puts the addresses of its inputs and outputs. So runs at the same time use one i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -16,8 +18,8 @@ import numpy as np
 from ...dtypes import Array
 from ...errors import KernelError
 from ...limits import Budget
-from ...lowering import Address, Call, Operand, Packed, Scratch, aligned_empty, float_bits
-from ...native import ROW, Team, run_serially
+from ...lowering import Address, Call, Fault, Operand, Packed, Scratch, aligned_empty, float_bits
+from ...native import ROW, NativeFunction, Team, run_serially
 from .._steps import Step
 from ._lower import Lowered
 from ._memory import Lifetime, arrange
@@ -30,7 +32,14 @@ _MOST_CHUNKS = 4
 # The clock is looked at about this often.
 _SPAN = 100e6
 
+
+class RefusedError(Exception):
+    """Native code met values that only the reference can answer, with an error."""
+
+
 RunStep: TypeAlias = "Callable[[Step, list[Any]], Sequence[Any]]"
+# Told of every op of a watched run: the op, when it began (`time.perf_counter`), and its seconds.
+WatchOp: TypeAlias = "Callable[[Lowered, float, float], None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +53,16 @@ class _Place:
 
 @dataclass(slots=True)
 class _Native:
-    """Calls `begin` to `end`."""
+    """Calls `begin` to `end`; `work` is their estimated time on one core in nanoseconds."""
 
     begin: int
     end: int
-    parallel: bool
+    work: float
+
+    @property
+    def parallel(self) -> bool:
+        """Whether more than one thread pays."""
+        return self.work > _PARALLEL_SPAN
 
 
 @dataclass(slots=True)
@@ -68,6 +82,7 @@ class _Table:
     arena: list[int] = field(default_factory=list)
     inputs: dict[int, list[int]] = field(default_factory=dict)
     outputs: dict[int, list[int]] = field(default_factory=dict)
+    faults: list[int] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
 
 
@@ -87,8 +102,8 @@ class Program:
         self.lowered = list(lowered)
         self._team = team
         self._kept: list[Any] = []  # arrays that the table holds addresses of
-        self._roots = _Roots(lowered)
-        self._places: dict[int, _Place] = {}
+        self._roots = _Roots(lowered, (*inputs, *outputs))
+        self._places: dict[Operand | Scratch, _Place] = {}
         self.arena_bytes = self._place_all()
         self._table = _Table()
         self._calls: list[Call] = []
@@ -96,64 +111,95 @@ class Program:
         for found in self.lowered:
             self._add(found)
         self._free: list[_Instance] = []
+        self.is_simple = self._is_simple()
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether all native code is compiled or in the cache."""
-        return all(call.function.is_ready for call in self._calls)
+    def _is_simple(self) -> bool:
+        """Whether a run is one stretch of native calls that fills every output."""
+        return (
+            len(self._spans) == 1
+            and isinstance(self._spans[0], _Native)
+            and all(self.place_of(y) == _Place("output", number) for number, y in enumerate(self.outputs))
+        )
+
+    def missing(self) -> list[NativeFunction]:
+        """Return the native functions that are neither compiled nor in the cache."""
+        wanted = dict.fromkeys(call.function for call in self._calls)
+        return [function for function in wanted if not function.is_ready]
 
     def compile(self) -> None:
         """Compile (or load) all native code."""
         for call in self._calls:
             call.function.address  # noqa: B018 - asking makes it
 
-    def run(self, inputs: Sequence[Array], budget: Budget, run_step: RunStep) -> list[Array]:
+    def run(
+        self, inputs: Sequence[Array], budget: Budget, run_step: RunStep, watch: WatchOp | None = None
+    ) -> list[Array]:
         """Return the outputs.
 
         Args:
             inputs: of the shapes and dtypes that the program was made for.
             run_step: runs a step of the reference.
+            watch: if given, ops run one at a time and it is told of each.
+
+        Raises:
+            RefusedError: the reference has to run instead, to raise the error that is due.
         """
-        instance = self._free.pop() if self._free else None
-        budget.check_bytes(self.arena_bytes, "the arena")
-        if instance is None:
-            instance = _Instance(self)
-        budget.add_live(self.arena_bytes)
         try:
-            return instance.run(inputs, budget, run_step)
+            budget.add_live(self.arena_bytes)
+            with self._instance() as instance:
+                return instance.run(inputs, budget, run_step, watch)
         finally:
             budget.drop_live(self.arena_bytes)
+
+    def call(self, inputs: Sequence[Array]) -> list[Array]:
+        """Return the outputs of a simple program, without an account of time and memory."""
+        try:  # as `_instance` does, but this is the way of calls that take microseconds
+            instance = self._free.pop()
+        except IndexError:
+            instance = _Instance(self)
+        try:
+            return instance.call(inputs)
+        finally:
+            self._free.append(instance)
+
+    @contextmanager
+    def _instance(self) -> Iterator[_Instance]:
+        """Lend an instance that no other run uses."""
+        try:
+            instance = self._free.pop()
+        except IndexError:
+            instance = _Instance(self)
+        try:
+            yield instance
+        finally:
             self._free.append(instance)
 
     def _place_all(self) -> int:
         """Give every operand and scratch its place; return the size of the arena."""
         roots = self._roots
         for number, x in enumerate(self.inputs):
-            self._places[id(roots.of(x))] = _Place("input", number)
+            self._places[roots.of(x)] = _Place("input", number)
         for number, y in enumerate(self.outputs):
             root = roots.of(y)
-            if id(root) not in self._places and root.constant is None:
-                self._places[id(root)] = _Place("output", number)
-        lifetimes: dict[int, Lifetime] = {}
-        owners: list[Any] = []
+            if root not in self._places and root.constant is None:
+                self._places[root] = _Place("output", number)
+        lifetimes: dict[Operand | Scratch, Lifetime] = {}
         for index, found in enumerate(self.lowered):
             for operand in (*found.op.outputs, *found.op.inputs):
                 if operand is None or operand.constant is not None:
                     continue
                 root = roots.of(operand)
-                if id(root) in self._places or root.constant is not None:
+                if root in self._places or root.constant is not None:
                     continue
-                if id(root) not in lifetimes:
-                    lifetimes[id(root)] = Lifetime(id(root), roots.nbytes(root), index, index)
-                    owners.append(root)
-                lifetimes[id(root)].last = index
+                if root not in lifetimes:
+                    lifetimes[root] = Lifetime(root.buffer_bytes, index, index)
+                lifetimes[root].last = index
             for scratch in found.site.scratches if found.site else ():
                 copies = self._team.threads if scratch.per_thread else 1
-                lifetimes[id(scratch)] = Lifetime(id(scratch), scratch.nbytes * copies, index, index)
-                owners.append(scratch)
+                lifetimes[scratch] = Lifetime(scratch.nbytes * copies, index, index)
         size = arrange(lifetimes.values())
-        for owner in owners:
-            self._places[id(owner)] = _Place("arena", lifetimes[id(owner)].offset)
+        for owner, lifetime in lifetimes.items():
+            self._places[owner] = _Place("arena", lifetime.offset)
         return size
 
     def place_of(self, operand: Operand) -> _Place:
@@ -163,7 +209,7 @@ class Program:
         root = self._roots.of(operand)
         if root.constant is not None:
             return _Place("array", array=root.constant)
-        return self._places[id(root)]
+        return self._places[root]
 
     def _add(self, found: Lowered) -> None:
         if found.step is not None:
@@ -179,13 +225,11 @@ class Program:
     def _extend_span(self, call: Call) -> None:
         last = self._spans[-1] if self._spans else None
         number = len(self._calls)
-        if isinstance(last, _Native):
-            work = sum(c.work for c in self._calls[last.begin : last.end])
-            if work + call.work <= _SPAN:
-                last.end = number
-                last.parallel = work + call.work > _PARALLEL_SPAN
-                return
-        self._spans.append(_Native(number - 1, number, call.work > _PARALLEL_SPAN))
+        if isinstance(last, _Native) and last.work + call.work <= _SPAN:
+            last.end = number
+            last.work += call.work
+        else:
+            self._spans.append(_Native(number - 1, number, call.work))
 
     def _add_argument(self, argument: Any) -> None:
         offset = 0
@@ -199,16 +243,16 @@ class Program:
                 table.arena.append(position)
                 offset += place.index
             elif place.kind == "array":
-                array = place.array
-                assert array is not None
-                if not array.flags.c_contiguous:
-                    array = np.ascontiguousarray(array)
+                array = np.ascontiguousarray(place.array)
                 self._kept.append(array)
                 offset += _address(array)
             else:
                 relative = table.inputs if place.kind == "input" else table.outputs
                 relative.setdefault(place.index, []).append(position)
             table.values.append(offset)
+        elif isinstance(argument, Fault):
+            table.faults.append(position)
+            table.values.append(0)
         elif isinstance(argument, float):
             table.values.append(float_bits(argument))
         else:
@@ -217,7 +261,7 @@ class Program:
     def _where(self, owner: Operand | Scratch | Packed) -> _Place:
         if isinstance(owner, Packed):
             return _Place("array", array=owner.array)
-        return self.place_of(owner) if isinstance(owner, Operand) else self._places[id(owner)]
+        return self.place_of(owner) if isinstance(owner, Operand) else self._places[owner]
 
     def rows(self, table_address: int) -> Array:
         """Return the program table for the team, with arguments at an address."""
@@ -232,6 +276,11 @@ class Program:
                 parts = chunks * threads
             row[:] = (call.function.address, table_address + 8 * start, call.units, chunks, parts)
         return rows
+
+    @property
+    def work(self) -> float:
+        """Estimated time on one core, in nanoseconds."""
+        return sum(call.work for call in self._calls)
 
     @property
     def spans(self) -> Sequence[_Native | _Reference]:
@@ -249,20 +298,27 @@ class Program:
 class _Roots:
     """Which operands share memory: aliases, and outputs that take the place of an input."""
 
-    def __init__(self, lowered: Sequence[Lowered]) -> None:
+    def __init__(self, lowered: Sequence[Lowered], external: Sequence[Operand]) -> None:
         self._parent: dict[Operand, Operand] = {}
-        self._nbytes: dict[Operand, int] = {}
         for found in lowered:
             for output, source in found.site.aliases if found.site else ():
                 self._parent[output] = source
+        last = {self.of(x): index for index, found in enumerate(lowered) for x in found.op.inputs if x}
+        fixed = {self.of(operand) for operand in external}
+        for index, found in enumerate(lowered):
+            for output, source in found.site.overwrites if found.site else ():
+                root = self.of(source)
+                free = root not in fixed and root.constant is None and last.get(root) == index
+                fits = output.buffer_bytes == root.buffer_bytes and output.layout == root.layout
+                if free and fits and output not in self._parent and output not in fixed:
+                    self._parent[output] = root
+                    last[root] = last.get(output, index)
 
     def of(self, operand: Operand) -> Operand:
+        """Return the operand whose memory another one lies in, itself where it has its own."""
         while operand in self._parent:
             operand = self._parent[operand]
         return operand
-
-    def nbytes(self, root: Operand) -> int:
-        return root.buffer_bytes
 
 
 class _Instance:
@@ -272,37 +328,79 @@ class _Instance:
         table = program.table
         self._program = program
         self._arena = aligned_empty((program.arena_bytes + 64,), np.dtype(np.uint8))
-        self._values = np.array(table.values or [0], np.int64)
+        self._values = np.array([*table.values, 0], np.int64)  # the last one is where faults are reported
+        self._may_fault = bool(table.faults)
         self._values[table.arena] += _address(self._arena)
+        self._values[table.faults] = _address(self._values) + 8 * len(table.values)
         self._rows = program.rows(_address(self._values))
         self._row_address = _address(self._rows)
-        self._counters = aligned_empty((program.team.counter_bytes(len(self._rows)) + 64,), np.dtype(np.uint8))
+        self._counters = aligned_empty(
+            (program.team.counter_bytes(len(self._rows)) + 64,), np.dtype(np.uint8)
+        )
         self._counter_address = _address(self._counters)
-        self._inputs = _Relative.all_of(table.inputs, table.values)
-        self._outputs = _Relative.all_of(table.outputs, table.values)
+        self._inputs = _relative(table.inputs, table.values)
+        self._outputs = _relative(table.outputs, table.values)
+        self._output_types = [(y.shape, y.dtype) for y in program.outputs]
+        self._only_span: Any = program.spans[0] if program.is_simple else None
         self._views: dict[int, Array] = {}
 
-    def run(self, inputs: Sequence[Array], budget: Budget, run_step: RunStep) -> list[Array]:
-        program = self._program
-        held = [x if x.flags.c_contiguous else np.ascontiguousarray(x) for x in inputs]
-        outputs = [np.empty(y.shape, y.dtype) for y in program.outputs]
-        values = self._values
-        for relative in self._inputs:
-            values[relative.positions] = relative.offsets + _address(held[relative.index])
-        for relative in self._outputs:
-            values[relative.positions] = relative.offsets + _address(outputs[relative.index])
-        team = program.team
-        for span in program.spans:
+    def run(
+        self, inputs: Sequence[Array], budget: Budget, run_step: RunStep, watch: WatchOp | None
+    ) -> list[Array]:
+        held, outputs = self._bind(inputs)
+        if watch is not None:
+            self._run_watched(held, outputs, budget, run_step, watch)
+            return [self._finished(number, held, outputs) for number in range(len(outputs))]
+        for span in self._program.spans:
             if isinstance(span, _Reference):
                 self._run_reference(span, held, outputs, run_step)
-                continue
-            first = self._row_address + span.begin * ROW * 8
-            if span.parallel:
-                team.run(first, span.end - span.begin, self._counter_address)
             else:
-                run_serially(first, span.end - span.begin)
+                self._run_native(span)
             budget.check_time()
         return [self._finished(number, held, outputs) for number in range(len(outputs))]
+
+    def _run_watched(
+        self, held: list[Array], outputs: list[Array], budget: Budget, run_step: RunStep, watch: WatchOp
+    ) -> None:
+        """Run one op after the other, those without calls too, and tell of each."""
+        steps = (span for span in self._program.spans if isinstance(span, _Reference))
+        begin = 0
+        for found in self._program.lowered:
+            started = time.perf_counter()
+            if found.step is not None:
+                self._run_reference(next(steps), held, outputs, run_step)
+            elif found.calls:
+                end = begin + len(found.calls)
+                self._run_native(_Native(begin, end, sum(call.work for call in found.calls)))
+                begin = end
+            watch(found, started, time.perf_counter() - started)
+            budget.check_time()
+
+    def call(self, inputs: Sequence[Array]) -> list[Array]:
+        _held, outputs = self._bind(inputs)
+        self._run_native(self._only_span)
+        return outputs
+
+    def _bind(self, inputs: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """Put the addresses of inputs and new outputs into the table; return both, to be kept alive."""
+        held = [x if x.flags.c_contiguous else np.ascontiguousarray(x) for x in inputs]
+        outputs = [np.empty(shape, dtype) for shape, dtype in self._output_types]
+        values = self._values
+        for index, position, offset in self._inputs:
+            values[position] = offset + held[index].__array_interface__["data"][0]
+        for index, position, offset in self._outputs:
+            values[position] = offset + outputs[index].__array_interface__["data"][0]
+        return held, outputs
+
+    def _run_native(self, span: _Native) -> None:
+        first = self._row_address + span.begin * ROW * 8
+        if span.parallel:
+            self._program.team.run(first, span.end - span.begin, self._counter_address)
+        else:
+            run_serially(first, span.end - span.begin)
+        if self._may_fault and self._values[-1]:
+            self._values[-1] = 0
+            raise RefusedError
 
     def _finished(self, number: int, inputs: list[Array], outputs: list[Array]) -> Array:
         """Return an output; one that lies in an input or another output is copied."""
@@ -340,20 +438,16 @@ class _Instance:
         return view
 
 
-@dataclass(slots=True)
-class _Relative:
-    """The arguments that are addresses in one input or output."""
-
-    index: int
-    positions: Array
-    offsets: Array
-
-    @classmethod
-    def all_of(cls, found: Mapping[int, list[int]], values: Sequence[int]) -> list[_Relative]:
-        return [
-            cls(index, np.array(places, np.intp), np.array([values[i] for i in places], np.int64))
-            for index, places in found.items()
-        ]
+def _relative(found: Mapping[int, list[int]], values: Sequence[int]) -> list[tuple[int, Any, Any]]:
+    """Return (number of the input or output, places in the table, offsets to add) for each of them."""
+    result: list[tuple[int, Any, Any]] = []
+    for index, places in found.items():
+        if len(places) == 1:
+            result.append((index, places[0], values[places[0]]))
+        else:
+            offsets = np.array([values[i] for i in places], np.int64)
+            result.append((index, np.array(places, np.intp), offsets))
+    return result
 
 
 def _address(array: Array) -> int:

@@ -3,46 +3,54 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from ...lowering import Op, PackCache
-from ...native import NativeUnavailableError, Team
+from ...lowering import Op, Operand, PackCache
+from ...native import CompileJob, NativeUnavailableError, Team, compile_together
 from .._steps import Plan, Step
-from ..passes import Block, run_passes
-from ._lower import Lowered, lower_block
+from ..passes import Block, all_passes, run_passes
+from ._lower import Lowered, NoReferenceError, lower_block
 from ._program import Program
-from ._record import Record, region_outputs
+from ._record import Record, decides, is_branch, is_default, region_outputs
 from ._shapes import shaped_by
+
+# A region is specialised once the reference has spent as long on it as that may take: seconds for each
+# step, and for each native function that is not in the cache.
+_PLANNING = 0.0003
+_COMPILING = 0.05
 
 # Signatures kept per plan: the least recently used one makes room for a new one.
 _MOST_REGIONS = 32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Acceleration:
     """How plans of one model are specialised; all of them share it.
 
     Attributes:
         backend: kernel set of the lowerings.
+        known_bytes: most that values known while planning may take, for each region.
         precision: see `onnxref.lowering.Site`.
         wait: compile as soon as shapes are known, and let the caller wait; otherwise the reference runs
             until the code is there.
         without: names of the passes to leave out, "layout" among them.
+        specialized: how many programs have been put to use so far.
     """
 
     backend: str
     team: Team
+    known_bytes: int = 1 << 30
     precision: str = "default"
     wait: bool = False
     without: frozenset[str] = frozenset()
     packs: PackCache = field(default_factory=PackCache)
+    specialized: int = 0
 
 
 @dataclass(slots=True)
@@ -52,8 +60,11 @@ class Region:
     Attributes:
         inputs, outputs: slots that the program reads and writes.
         frees: slots that nothing needs after it.
+        seconds: what its steps have taken on the reference, in all runs so far.
         program: None while there is none; the steps run one by one.
         hopeless: why there is not going to be a program.
+        planned: a program whose code is not compiled yet.
+        job: what compiles it.
     """
 
     record: Record
@@ -61,9 +72,11 @@ class Region:
     inputs: list[int]
     outputs: list[int]
     frees: list[int]
+    seconds: float = 0.0
     program: Program | None = None
     hopeless: str = ""
-    state: Literal["learned", "building", "ready"] = "learned"
+    planned: Program | None = None
+    job: CompileJob | None = None
 
 
 class Regions:
@@ -75,7 +88,9 @@ class Regions:
         self._known: OrderedDict[Any, Region] = OrderedDict()
         self._live: dict[int, tuple[int, ...]] = {}
         self._dynamic = [is_dynamic(step) for step in plan.steps]
+        self.deciding = _deciding_slots(plan)
         self._lock = threading.Lock()
+        self._building = threading.Lock()
 
     def is_dynamic(self, position: int) -> bool:
         """Whether the step at a position is never part of a region."""
@@ -86,7 +101,17 @@ class Regions:
         live = self._live.get(begin)
         if live is None:
             live = self._live[begin] = _live_slots(self._plan, begin)
-        return (begin, *[_kind(slots[slot]) for slot in live])
+        return (begin, *[self._kind(slot, slots[slot]) for slot in live])
+
+    def _kind(self, slot: int, value: Any) -> Any:
+        """Return what a region depends on of a value: its shape and type, and itself if it decides."""
+        if is_default(self._plan, slot, value):
+            return "default"
+        if isinstance(value, np.ndarray):
+            if slot in self.deciding and decides(value):
+                return value.shape, value.dtype, value.tobytes()
+            return value.shape, value.dtype
+        return type(value)
 
     def find(self, key: Any) -> Region | None:
         """Return the region for a key, None where these shapes are new."""
@@ -94,11 +119,28 @@ class Regions:
             found = self._known.get(key)
             if found is not None:
                 self._known.move_to_end(key)
-        if found is not None and found.state == "learned":
-            self._advance(found)
         return found
 
-    def learn(self, key: Any, record: Record) -> None:
+    def ran(self, region: Region, seconds: float) -> None:
+        """Take note that the reference has run a region, and specialise it once that pays."""
+        region.seconds += seconds
+        if region.program is not None or region.hopeless or not self._building.acquire(blocking=False):
+            return
+        try:
+            if self.acceleration.wait or region.seconds > _PLANNING * len(region.record.steps):
+                self._advance(region)
+        except NativeUnavailableError as error:
+            region.hopeless = str(error)
+        except Exception as error:
+            if self.acceleration.wait:
+                raise
+            # Nobody asked for native code: the reference goes on, and the fault is told of, not hidden.
+            region.hopeless = f"planning failed: {type(error).__name__}: {error}"
+            warnings.warn(f"onnxref runs a model on its reference kernels: {region.hopeless}", stacklevel=2)
+        finally:
+            self._building.release()
+
+    def learn(self, key: Any, record: Record, seconds: float) -> None:
         """Keep what a run has taught."""
         plan = self._plan
         steps = plan.steps[record.begin : record.end]
@@ -113,8 +155,17 @@ class Regions:
             self._known[key] = region
             while len(self._known) > _MOST_REGIONS:
                 self._known.popitem(last=False)
-        if self.acceleration.wait:
-            self._advance(region)
+        if record.end == record.begin:
+            region.hopeless = "its shapes depend on values"
+        self.ran(region, seconds)
+
+    def shortcut(self) -> Region | None:
+        """Return the region used last if it is the whole plan, as one simple program."""
+        with self._lock:
+            region = next(reversed(self._known.values()), None)
+        if region is None or region.program is None or not region.program.is_simple:
+            return None
+        return region if region.record.begin == 0 and region.end == len(self._plan.steps) else None
 
     def regions(self) -> list[Region]:
         """Return all regions that are known, in the order of their steps."""
@@ -122,67 +173,76 @@ class Regions:
             return sorted(self._known.values(), key=lambda region: region.record.begin)
 
     def _advance(self, region: Region) -> None:
-        """Build the region's program: now if the caller shall wait, else behind his back."""
-        with self._lock:
-            if region.state != "learned":
-                return
-            region.state = "building"
-        if self.acceleration.wait:
-            self._build(region, compile_now=True)
-        else:
-            _background().submit(self._build, region, compile_now=True)
-
-    def _build(self, region: Region, *, compile_now: bool) -> None:
-        try:
+        """Plan a region's program, have its code compiled, and put it to use, as far as that goes now."""
+        if region.planned is None:
             lowered, block = specialize(region, self.acceleration)
-            if lowered and not any(found.site for found in lowered):
+            if lowered and not any(found.calls for found in lowered):
                 region.hopeless = "no step has a native kernel"
                 return
-            program = Program(lowered, block.inputs, block.outputs, self.acceleration.team)
-            if compile_now:
-                program.compile()
-            region.program = program
-        except NativeUnavailableError as error:
-            region.hopeless = str(error)
-        finally:
-            region.state = "ready"
+            region.planned = Program(lowered, block.inputs, block.outputs, self.acceleration.team)
+        if region.job is not None and not region.job.is_done():
+            return
+        missing = region.planned.missing()
+        if missing and not self.acceleration.wait and region.job is None:
+            if region.seconds > _COMPILING * len(missing):
+                region.job = CompileJob(missing)
+            return
+        compile_together(missing, self.acceleration.team.threads)
+        region.planned.compile()
+        region.program = region.planned
+        self.acceleration.specialized += 1
 
 
 def specialize(region: Region, acceleration: Acceleration) -> tuple[list[Lowered], Block]:
     """Run the passes and lowerings over a region; return what computes it, and its inputs and outputs."""
-    record = region.record
-    operands = record.operands
-    ops: list[Op] = []
-    steps: dict[Op, Step] = {}
-    for step in record.steps:
-        node = step.node
-        op = Op(
-            node.op_type,
-            [operands[slot] if slot else None for slot in step.inputs],
-            [operands[slot] if slot else None for slot in step.outputs],
-            node.attributes,
-            node.domain,
-            node.opset,
-            (node,),
-        )
-        steps[op] = step
-        ops.append(op)
+    try:
+        return _specialize(region, acceleration, acceleration.without)
+    except NoReferenceError:
+        return _specialize(region, acceleration, frozenset(all_passes()))
+
+
+def _specialize(
+    region: Region, acceleration: Acceleration, without: frozenset[str]
+) -> tuple[list[Lowered], Block]:
+    operands = region.record.operands
+    for operand in operands.values():
+        operand.layout = None
+    steps = {_op(step, operands): step for step in region.record.steps}
     block = Block(
-        ops,
+        list(steps),
         [operands[slot] for slot in region.inputs],
         [operands[slot] for slot in region.outputs],
         acceleration.packs,
         acceleration.precision,
     )
-    before = {op: (op.op_type, tuple(op.inputs)) for op in ops}
-    run_passes(block, acceleration.without)
-    unchanged = {op: steps[op] for op in block.ops if op in steps and before[op] == (op.op_type, tuple(op.inputs))}
+    before = {op: (op.op_type, tuple(op.inputs), op.attributes) for op in steps}
+    run_passes(block, without)
+    unchanged = {
+        op: steps[op]
+        for op in block.ops
+        if op in steps and before[op] == (op.op_type, tuple(op.inputs), op.attributes)
+    }
     layouts = "layout" not in acceleration.without
     return lower_block(block, unchanged, acceleration.backend, layouts=layouts), block
 
 
+def _op(step: Step, operands: Mapping[int, Operand]) -> Op:
+    node = step.node
+    return Op(
+        node.op_type,
+        [operands[slot] if slot else None for slot in step.inputs],
+        [operands[slot] if slot else None for slot in step.outputs],
+        node.attributes,
+        node.domain,
+        node.opset,
+        (node,),
+    )
+
+
 def is_dynamic(step: Step) -> bool:
     """Whether no region can hold a step, whatever the shapes."""
+    if is_branch(step) or (step.bodies and step.type_rule is None):
+        return False  # a known condition, or a function: its body may be part of a region
     return step.user_defined or bool(step.bodies) or step.type_rule is None or shaped_by(step.node) is None
 
 
@@ -200,14 +260,20 @@ def _live_slots(plan: Plan, begin: int) -> tuple[int, ...]:
     return tuple(live)
 
 
-def _kind(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.shape, value.dtype
-    return type(value)
-
-
-@cache
-def _background() -> ThreadPoolExecutor:
-    """The thread that specialises while callers go on."""
-    return ThreadPoolExecutor(1, thread_name_prefix="onnxref-compiler")
-
+def _deciding_slots(plan: Plan) -> frozenset[int]:
+    """Return the inputs that conditions of the plan's own Ifs are computed from, by operators alone."""
+    makers = {slot: step for step in plan.steps for slot in step.outputs if slot}
+    found: set[int] = set()
+    for branch in filter(is_branch, plan.steps):
+        waiting, seen = [branch.inputs[0]], set()
+        while waiting:
+            slot = waiting.pop()
+            if slot in seen or not slot:
+                continue
+            seen.add(slot)
+            step = makers.get(slot)
+            if step is None:
+                continue
+            waiting.extend(step.inputs)
+        found |= seen - set(makers)
+    return frozenset(found)

@@ -52,17 +52,48 @@ _SHAPED_BY.update((name, (1,)) for name in _REDUCTIONS)
 
 # Operators whose output shapes follow from values in general, or whose values are no tensors.
 _DYNAMIC = frozenset(
-    """
-    CastMap Compress ConcatFromSequence DictVectorizer If ImageDecoder Loop NonMaxSuppression NonZero Optional
-    OptionalGetElement OptionalHasElement RegexFullMatch Scan SequenceAt SequenceConstruct SequenceEmpty
-    SequenceErase SequenceInsert SequenceLength SequenceMap SplitToSequence StringConcat StringNormalizer
-    StringSplit Unique ZipMap
-    """.split()
+    [
+        "CastMap",
+        "Compress",
+        "ConcatFromSequence",
+        "DictVectorizer",
+        "If",
+        "ImageDecoder",
+        "Loop",
+        "NonMaxSuppression",
+        "NonZero",
+        "Optional",
+        "OptionalGetElement",
+        "OptionalHasElement",
+        "RegexFullMatch",
+        "Scan",
+        "SequenceAt",
+        "SequenceConstruct",
+        "SequenceEmpty",
+        "SequenceErase",
+        "SequenceInsert",
+        "SequenceLength",
+        "SequenceMap",
+        "SplitToSequence",
+        "StringConcat",
+        "StringNormalizer",
+        "StringSplit",
+        "Unique",
+        "ZipMap",
+    ]
 )
 
 # What gives other values for the same inputs: never taken for known.
 RANDOM = frozenset(
-    "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
+    [
+        "Bernoulli",
+        "Dropout",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    ]
 )
 
 # Their outputs follow from the shape of their input alone.

@@ -1,0 +1,261 @@
+"""The pass that fuses attention, on blocks as exporters write them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnxref.kernels.numba.attention  # noqa: F401 - registers the lowering
+import pass_cases
+import pytest
+from lowered import run_lowered
+from pass_cases import Builder, check_pass
+
+from onnxref.lowering import Op, Operand
+from onnxref.plan.passes.attention import recognize_attention
+
+B, S, H, D = 2, 10, 4, 16
+LOWEST = np.float32(np.finfo(np.float32).min)
+
+
+def _fused_attention(op: Op, *arrays: Any) -> tuple[Any, ...]:
+    y = op.outputs[0]
+    assert y is not None
+    return tuple(
+        run_lowered(op.op_type, arrays, [(y.shape, y.dtype)], op.attributes, domain=op.domain, opset=1)
+    )
+
+
+@pytest.fixture(autouse=True)
+def _with_fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pass_cases._INTERNAL, "FusedAttention", _fused_attention)
+
+
+def normal(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
+
+
+def ints(*values: int) -> Any:
+    return np.array(values, np.int64)
+
+
+def check(b: Builder, y: Operand, left: str, **options: Any) -> Op:
+    """Check the pass; `left` are the ops that stay. Return the fused one."""
+    block = check_pass(recognize_attention, b, y, rtol=2e-5, atol=2e-5, **options)
+    assert sorted(op.op_type for op in block.ops) == sorted(left.split())
+    return next(op for op in block.ops if op.op_type == "FusedAttention")
+
+
+def heads(b: Builder, seed: int, perm: tuple[int, ...] = (0, 2, 1, 3)) -> Operand:
+    """Return (B, S, H * D), split to heads and turned."""
+    x = b.input(normal(B, S, H * D, seed=seed))
+    return b.op("Transpose", b.op("Reshape", x, ints(B, S, H, D)), perm=perm)
+
+
+def merged(b: Builder, y: Operand) -> Operand:
+    return b.op("Reshape", b.op("Transpose", y, perm=(0, 2, 1, 3)), ints(B, S, H * D))
+
+
+def attended(b: Builder, scores: Operand, v: Operand) -> Operand:
+    return merged(b, b.op("MatMul", b.op("Softmax", scores, axis=-1), v))
+
+
+MASKS = [
+    normal(B, 1, S, S),
+    normal(1, 1, S, S),
+    normal(B, 1, 1, S),
+    normal(S, S),
+    normal(S),
+    normal(B, H, S, 1),
+]
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=lambda mask: str(mask.shape))
+@pytest.mark.parametrize("scale", ["Div", "Mul"])
+def test_bert(mask: Any, scale: str) -> None:
+    b = Builder()
+    q, k, v = heads(b, 1), heads(b, 2, (0, 2, 3, 1)), heads(b, 3)
+    factor = np.float32(4.0 if scale == "Div" else 0.25)
+    scores = b.op("Add", b.op(scale, b.op("MatMul", q, k), factor), b.input(mask))
+    fused = check(b, attended(b, scores, v), "FusedAttention Reshape")
+    assert fused.attributes["scale"] == 0.25
+    assert [x.name for x in fused.inputs if x] == ["in0", "in1", "in2", "in3"]
+
+
+@pytest.mark.parametrize("hidden", [-np.inf, LOWEST])
+def test_scaled_dot_product_attention_causal(hidden: Any) -> None:
+    """Both factors are scaled by the root, and K is turned by way of three dimensions."""
+    b = Builder()
+    q, k, v = heads(b, 1), heads(b, 2), heads(b, 3)
+    k = b.op("Reshape", k, ints(-1, S, D))
+    k = b.op("Reshape", b.op("Transpose", k, perm=(0, 2, 1)), ints(B, H, D, S))
+    root = np.array([0.5], np.float32)
+    scores = b.op("MatMul", b.op("Mul", q, root), b.op("Mul", k, root))
+    triangle = np.where(np.tri(S, dtype=bool), np.float32(0), hidden).astype(np.float32)
+    y = attended(b, b.op("Add", scores, triangle), v)
+    fused = check(b, y, "FusedAttention Reshape")
+    assert fused.attributes["is_causal"] == 1
+    assert fused.attributes["scale"] == 0.25
+    assert len(fused.inputs) == 3
+
+
+def test_a_triangle_that_hides_too_little_stays_a_mask() -> None:
+    b = Builder()
+    q, k, v = heads(b, 1), heads(b, 2, (0, 2, 3, 1)), heads(b, 3)
+    triangle = np.where(np.tri(S, dtype=bool), np.float32(0), np.float32(-1e4)).astype(np.float32)
+    y = attended(b, b.op("Add", b.op("MatMul", q, k), triangle), v)
+    assert check(b, y, "FusedAttention Reshape").attributes["is_causal"] == 0
+
+
+@pytest.mark.parametrize("fill", [LOWEST, np.float32(-1e4)])
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("constant", [False, True])
+def test_gpt2(fill: Any, inverted: bool, constant: bool) -> None:
+    """Split of one projection; a triangle chosen by Where."""
+    b = Builder()
+    joined = b.input(normal(B, S, 3 * H * D))
+    parts = b.ops_outputs("Split", 3, joined, None, axis=2, num_outputs=3)
+    q, k, v = (b.op("Reshape", part, ints(B, S, H, D)) for part in parts)
+    q, v = (b.op("Transpose", x, perm=(0, 2, 1, 3)) for x in (q, v))
+    scores = b.op("Div", b.op("MatMul", q, b.op("Transpose", k, perm=(0, 2, 3, 1))), np.float32(4))
+    shown = np.tri(S, dtype=bool)[None, None] != inverted
+    condition = shown if constant else b.input(shown)
+    chosen = (fill, scores) if inverted else (scores, fill)
+    fused = check(b, attended(b, b.op("Where", condition, *chosen), v), "FusedAttention Reshape")
+    assert fused.attributes["is_causal"] == (constant and fill == LOWEST)
+    assert fused.inputs[:3] == [joined] * 3
+    assert [fused.attributes[f"{name}_view"][0] for name in "qkv"] == [0, H * D, 2 * H * D]
+
+
+def test_vit() -> None:
+    """Five dimensions, turned so that Q, K and V come first."""
+    b = Builder()
+    joined = b.input(normal(B, S, 3 * H * D))
+    turned = b.op("Transpose", b.op("Reshape", joined, ints(B, S, 3, H, D)), perm=(2, 0, 3, 1, 4))
+    parts = b.ops_outputs("Split", 3, turned, ints(1, 1, 1), axis=0)
+    q, k, v = (b.op("Squeeze", part, ints(0)) for part in parts)
+    q, k = b.op("Mul", q, np.float32(0.25)), b.op("Transpose", k, perm=(0, 1, 3, 2))
+    fused = check(b, attended(b, b.op("MatMul", q, k), v), "FusedAttention Reshape")
+    assert fused.inputs[:3] == [joined] * 3
+
+
+def test_multihead_attention_of_pytorch() -> None:
+    """(S, B, 3 * H * D); parts by Gather; heads by way of (B * H, S, D)."""
+    b = Builder()
+    joined = b.input(normal(S, B, 3 * H * D))
+    x = b.op("Unsqueeze", b.op("Reshape", joined, ints(S, B, 3, H * D)), ints(0))
+    x = b.op("Squeeze", b.op("Transpose", x, perm=(3, 1, 2, 0, 4)), ints(-2))
+    parts = []
+    for index in range(3):
+        part = b.op("Reshape", b.op("Gather", x, np.int64(index), axis=0), ints(S, B * H, D))
+        parts.append(b.op("Transpose", part, perm=(1, 0, 2)))
+    shape = ints(B, H, S, D)
+    q, v = (b.op("Reshape", parts[i], shape) for i in (0, 2))
+    k = b.op("Reshape", b.op("Transpose", parts[1], perm=(0, 2, 1)), ints(B, H, D, S))
+    y = b.op("MatMul", b.op("Softmax", b.op("MatMul", q, k), axis=-1), v)
+    y = b.op("Reshape", b.op("Transpose", y, perm=(2, 0, 1, 3)), ints(S * B, H * D))
+    fused = check(b, y, "FusedAttention Reshape")
+    assert fused.inputs[:3] == [joined] * 3
+
+
+def test_three_dimensions() -> None:
+    b = Builder()
+    q, k, v = (b.op("Transpose", b.input(normal(S, 6, D, seed=i)), perm=(1, 0, 2)) for i in range(3))
+    scores = b.op("Add", b.op("MatMul", q, b.op("Transpose", k, perm=(0, 2, 1))), b.input(normal(6, 1, S)))
+    y = b.op("MatMul", b.op("Softmax", scores, axis=2), v)
+    check(b, b.op("Transpose", y, perm=(1, 0, 2)), "FusedAttention")
+
+
+def test_a_guard_against_queries_that_see_nothing() -> None:
+    b = Builder()
+    q, k, v = heads(b, 1), heads(b, 2, (0, 2, 3, 1)), heads(b, 3)
+    shown = normal(B, 1, S, S) > 0
+    shown[0, 0, 3] = False
+    mask = b.op("Where", b.input(shown), np.float32(0), np.float32(-np.inf))
+    p = b.op("Softmax", b.op("Add", b.op("MatMul", q, k), mask), axis=-1)
+    p = b.op("Where", b.op("IsNaN", p), np.float32(0), p)
+    check(b, merged(b, b.op("MatMul", p, v)), "Where FusedAttention Reshape")
+
+
+def test_queries_that_see_nothing_give_nan() -> None:
+    b = Builder()
+    q, k, v = heads(b, 1), heads(b, 2, (0, 2, 3, 1)), heads(b, 3)
+    mask = np.zeros((S, S), np.float32)
+    mask[4] = -np.inf
+    check(b, attended(b, b.op("Add", b.op("MatMul", q, k), b.input(mask)), v), "FusedAttention Reshape")
+
+
+def test_slices_of_a_projection() -> None:
+    b = Builder()
+    joined = b.input(normal(1, S, 3 * D))
+    q, k, v = (
+        b.op("Slice", joined, ints(i * D), ints((i + 1) * D if i < 2 else 2**31), ints(-1)) for i in range(3)
+    )
+    k = b.op("Transpose", k, perm=(0, 2, 1))
+    y = b.op("MatMul", b.op("Softmax", b.op("MatMul", q, k), axis=-1), v)
+    assert check(b, y, "FusedAttention").inputs[:3] == [joined] * 3
+
+
+def test_views_that_are_none_stop_at_the_operand_before() -> None:
+    """Heads that do not lie apart by one step: (S, B, H) turned to (B, H, S) has no view as (B * H, S)."""
+    b = Builder()
+    x = b.op("Transpose", b.input(normal(S, H, B, D)), perm=(2, 1, 0, 3))
+    q = b.op("Reshape", x, ints(B * H, S, D))
+    k, v = b.input(normal(B * H, D, S)), b.input(normal(B * H, S, D))
+    k = b.op("Transpose", b.op("Relu", b.op("Transpose", k, perm=(0, 2, 1))), perm=(0, 2, 1))
+    y = b.op("MatMul", b.op("Softmax", b.op("MatMul", q, k), axis=-1), v)
+    check(b, y, "Transpose Transpose Relu FusedAttention")
+
+
+def _unfusable() -> dict[str, Any]:
+    def start(b: Builder) -> tuple[Operand, Operand, Operand]:
+        return heads(b, 1), heads(b, 2, (0, 2, 3, 1)), heads(b, 3)
+
+    def scores_are_wanted(b: Builder) -> tuple[Operand, ...]:
+        q, k, v = start(b)
+        p = b.op("Softmax", b.op("MatMul", q, k), axis=-1)
+        return b.op("MatMul", p, v), p
+
+    def other_axis(b: Builder) -> tuple[Operand, ...]:
+        q, k, v = start(b)
+        return (b.op("MatMul", b.op("Softmax", b.op("MatMul", q, k), axis=2), v),)
+
+    def two_masks(b: Builder) -> tuple[Operand, ...]:
+        q, k, v = start(b)
+        s = b.op("Add", b.op("Add", b.op("MatMul", q, k), b.input(MASKS[0])), b.input(MASKS[1]))
+        return (b.op("MatMul", b.op("Softmax", s, axis=-1), v),)
+
+    def mask_within_the_scale(b: Builder) -> tuple[Operand, ...]:
+        q, k, v = start(b)
+        s = b.op("Mul", b.op("Add", b.op("MatMul", q, k), b.input(MASKS[0])), np.float32(0.5))
+        return (b.op("MatMul", b.op("Softmax", s, axis=-1), v),)
+
+    def keys_are_stored_transposed(b: Builder) -> tuple[Operand, ...]:
+        q, v = heads(b, 1), heads(b, 3)
+        return (b.op("MatMul", b.op("Softmax", b.op("MatMul", q, b.input(normal(B, H, D, S))), axis=-1), v),)
+
+    def double(b: Builder) -> tuple[Operand, ...]:
+        q, k, v = (b.input(normal(2, 3, 3).astype(np.float64)) for _ in range(3))
+        k = b.op("Transpose", k, perm=(0, 2, 1))
+        return (b.op("MatMul", b.op("Softmax", b.op("MatMul", q, k), axis=-1), v),)
+
+    return {f.__name__: f for k, f in locals().items() if k != "start"}
+
+
+@pytest.mark.parametrize("name", _unfusable())
+def test_what_stays(name: str) -> None:
+    b = Builder()
+    outputs = _unfusable()[name](b)
+    block = check_pass(recognize_attention, b, *outputs)
+    assert "FusedAttention" not in {op.op_type for op in block.ops}
+
+
+def test_scale_of_math() -> None:
+    b = Builder()
+    q, k, v = heads(b, 1), heads(b, 2, (0, 2, 3, 1)), heads(b, 3)
+    root = np.float32(math.sqrt(math.sqrt(D)))
+    s = b.op("MatMul", b.op("Div", q, root), b.op("Div", k, root))
+    assert math.isclose(
+        check(b, attended(b, s, v), "FusedAttention Reshape").attributes["scale"], 0.25, rel_tol=1e-6
+    )

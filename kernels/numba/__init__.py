@@ -3,8 +3,31 @@
 One file per operator family describes the work; `code/` holds the kernels themselves, in Numba.
 """
 
-import importlib.util
-
-for _n in "attention batchnorm borders cast chain convolution elementwise indexing layout linalg ml_encoders ml_linear ml_trees normalization pooling quantization quantized_conv recurrent reduction resize selection shape transposed".split():
-    if importlib.util.find_spec(f"{__name__}.{_n}"):
-        importlib.import_module(f"{__name__}.{_n}")
+from . import (  # noqa: F401
+    attention,
+    batchnorm,
+    borders,
+    cast,
+    chain,
+    convolution,
+    elementwise,
+    indexing,
+    joining,
+    layout,
+    linalg,
+    ml_encoders,
+    ml_linear,
+    ml_trees,
+    normalization,
+    padding,
+    pooling,
+    quantization,
+    quantized_conv,
+    quantized_pooling,
+    recurrent,
+    reduction,
+    resize,
+    selection,
+    shape,
+    transposed,
+)

@@ -1,10 +1,11 @@
 """Convolutions of float32 on blocked tensors: Conv, and FusedConv with a residual and an activation.
 
-Two algorithms:
+Algorithms:
     direct    one fused multiply-add per product; within 1e-5 of max|y| of the reference for real layers
               (each sum is rounded as often as it has terms, which `sqrt(terms) * 6e-8` describes).
-    Winograd  F(4x4, 3x3) for 3x3 kernels of stride 1 where that is faster and precision is "default":
-              within 1e-4 of max|y|. An infinity makes NaN of the 4x4 outputs around it.
+    Winograd  F(4x4, 3x3) within 1e-4 and F(2x2, 3x3) within 2e-5 of max|y|, for 3x3 kernels of stride 1
+              where it is faster by the estimate of `winograd_size` and precision is "default". An
+              infinity makes NaN of the outputs in its tile.
 
 An input with few channels (an image) stays plain and is read pixel by pixel.
 """
@@ -29,23 +30,23 @@ from onnxref.lowering import (
     Operand,
     Packed,
     Pad,
-    Scratch,
     Site,
     Unsupported,
-    float_bits,
     lower,
 )
 from onnxref.native import native, target
 from onnxref.registry import INTERNAL
 
-from ..numpy._windows import slide
+from ..numpy._windows import Windows, slide
+from .speed import flops
 
 CODE = "onnxref.kernels.numba.code.convolution"
 WINOGRAD = "onnxref.kernels.numba.code.winograd"
 
 _IN_REGISTERS = ("", "Relu", "Clip", "LeakyRelu")
 _ROW_BLOCK_BYTES = 512 * 1024  # of input: what a unit's rows may take of the nearest big cache
-_FLOPS = 85.0  # per nanosecond and core
+_UNITS = 8  # at least so many for the threads to share, where the shapes allow
+_NEAR_BYTES = 512 * 1024  # weights of which it is supposed that they stay in the second cache
 _COLUMNS = (14, 13, 12, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1)
 
 
@@ -72,7 +73,7 @@ class Geometry:
         return 2 * self.n * self.m * math.prod(self.out) * self.c * math.prod(self.kernel)
 
 
-def geometry(
+def conv_windows(
     x: Operand,
     w: Operand,
     *,
@@ -82,41 +83,51 @@ def geometry(
     kernel_shape: Sequence[int] | None = None,
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
-) -> Geometry:
-    """Return what the attributes of a Conv say about inputs (N, C, W) or (N, C, H, W).
+) -> Windows:
+    """Return the windows that the attributes of a Conv describe.
 
     Raises:
-        Unsupported: another rank, or attributes that do not fit (the reference says what is wrong).
+        Unsupported: they do not fit (the reference says what is wrong).
     """
-    if x.ndim not in (3, 4) or w.ndim != x.ndim:
-        raise Unsupported(f"rank {x.ndim}")
+    if x.ndim < 3 or w.ndim != x.ndim:
+        raise Unsupported(f"ranks {x.ndim} and {w.ndim}")
     if group < 1 or w.shape[0] % group or x.shape[1] != w.shape[1] * group:
-        raise Unsupported("channels do not fit")
+        raise Unsupported("channels that do not fit")
     if kernel_shape is not None and tuple(kernel_shape) != w.shape[2:]:
-        raise Unsupported("kernel_shape is not that of W")
+        raise Unsupported("a kernel_shape that is not that of W")
 
     def ints(values: Sequence[int] | None) -> tuple[int, ...] | None:
         return None if values is None else tuple(values)
 
     try:
-        found = slide(x.shape[2:], w.shape[2:], ints(strides), ints(dilations), ints(pads), auto_pad)
+        return slide(x.shape[2:], w.shape[2:], ints(strides), ints(dilations), ints(pads), auto_pad)
     except KernelError as error:
         raise Unsupported(str(error)) from error
 
-    def pair(values: tuple[int, ...], missing: int) -> tuple[int, int]:
-        return values if len(values) == 2 else (missing, values[0])  # type: ignore[return-value]
 
-    (top, left), (bottom, right) = pair(found.begins, 0), pair(found.ends, 0)
+def geometry(x: Operand, w: Operand, windows: Windows) -> Geometry:
+    """Return windows over inputs (N, C, W) or (N, C, H, W) as rows and columns.
+
+    Raises:
+        Unsupported: another rank.
+    """
+    if x.ndim not in (3, 4):
+        raise Unsupported(f"rank {x.ndim}")
+
+    def pair(values: tuple[int, ...], missing: int = 1) -> tuple[int, int]:
+        return (missing, values[0]) if len(values) == 1 else (values[0], values[1])
+
+    begins, ends = pair(windows.begins, 0), pair(windows.ends, 0)
     return Geometry(
         x.shape[0],
         x.shape[1],
         w.shape[0],
-        pair(found.size, 1),
-        pair(found.out, 1),
-        pair(found.kernel, 1),
-        pair(found.strides, 1),
-        pair(found.dilations, 1),
-        (top, left, bottom, right),
+        pair(windows.size),
+        pair(windows.out),
+        pair(windows.kernel),
+        pair(windows.strides),
+        pair(windows.dilations),
+        begins + ends,
     )
 
 
@@ -136,17 +147,16 @@ def blocked_conv(op: Op, lanes: int) -> BlockedUse | None:
     if b is not None and b.constant is None:
         return None
     if op.attributes.get("group", 1) != 1:
-        try:
-            from . import grouped
-        except ImportError:
-            return None
-        return grouped.blocked_use(op, lanes)  # type: ignore[no-any-return]
+        from . import grouped
+
+        return grouped.blocked_use(op, lanes)
+    if not (x.size and w.size):
+        return None
     names = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
     try:
-        found = geometry(x, w, **{name: op.attributes[name] for name in names if name in op.attributes})
+        given = {name: op.attributes[name] for name in names if name in op.attributes}
+        found = geometry(x, w, conv_windows(x, w, **given))
     except Unsupported:
-        return None
-    if 0 in (found.c, *found.kernel):
         return None
     inputs: dict[int, Pad] = {} if _is_stem(found.c, lanes) else {0: found.pads}
     if len(op.inputs) > 3 and op.inputs[3] is not None:
@@ -192,10 +202,12 @@ def convolve(
     """Lower a convolution by the way that its shapes and layouts ask for."""
     if x.dtype != np.float32 or w.dtype != np.float32:
         raise Unsupported(f"{x.dtype.name}")
-    found = geometry(x, w, group=group, **attributes)
+    windows = conv_windows(x, w, group=group, **attributes)
     if group != 1:
-        _convolve_grouped(site, x, w, b, residual, found, group, activation, alpha, beta)
+        epilogue = Epilogue(b, residual, activation, alpha, beta)
+        _convolve_grouped(site, x, w, epilogue, windows, group)
         return
+    found = geometry(x, w, windows)
     if w.constant is None or (b is not None and b.constant is None):
         raise Unsupported("weights or bias that are not constant")
     if 0 in (found.c, *found.kernel):
@@ -208,39 +220,34 @@ def convolve(
     if x.layout is not None and any(has < needs for has, needs in zip(x.layout.pad, found.pads, strict=True)):
         raise Unsupported("too narrow a border")
     epilogue = Epilogue(b, residual, activation, alpha, beta)
-    _direct(site, x, w, y, found, epilogue)
+    if 0 in (found.n, found.m, *found.out):
+        return
+    size = winograd_size(found) if site.precision == "default" and x.layout is not None else 0
+    if size:
+        _winograd(site, x, w, y, found, epilogue, size)
+    else:
+        _direct(site, x, w, y, found, epilogue)
 
 
 def _convolve_grouped(
-    site: Site,
-    x: Operand,
-    w: Operand,
-    b: Operand | None,
-    residual: Operand | None,
-    found: Geometry,
-    group: int,
-    activation: str,
-    alpha: float,
-    beta: float,
+    site: Site, x: Operand, w: Operand, epilogue: Epilogue, windows: Windows, group: int
 ) -> None:
-    try:
-        from . import grouped
-    except ImportError as error:
-        raise Unsupported("groups") from error
+    from . import grouped
+
     grouped.emit(
         site,
         x,
         w,
-        b,
-        residual,
-        kernel=found.kernel,
-        strides=found.strides,
-        dilations=found.dilations,
-        pads=found.pads,
+        epilogue.bias,
+        epilogue.residual,
+        kernel=windows.kernel,
+        strides=windows.strides,
+        dilations=windows.dilations,
+        pads=windows.begins + windows.ends,
         group=group,
-        activation=activation,
-        alpha=alpha,
-        beta=beta,
+        activation=epilogue.activation,
+        alpha=epilogue.alpha,
+        beta=epilogue.beta,
     )
 
 
@@ -258,15 +265,14 @@ class Epilogue:
     beta: float
 
     @property
-    def clamp(self) -> tuple[float, float, float]:
-        """Low, high and slope below zero of the activation, where it is made of these; else those of none."""
-        if self.activation == "Relu":
-            return 0.0, math.inf, 1.0
-        if self.activation == "Clip":
-            return self.alpha, self.beta, 1.0
-        if self.activation == "LeakyRelu":
-            return -math.inf, math.inf, self.alpha
-        return -math.inf, math.inf, 1.0
+    def steps(self) -> tuple[float, float, int]:
+        """LOW, HIGH and STEPS of `_conv_micro`."""
+        low, high, steps = {
+            "Relu": (0.0, 0.0, 4),
+            "Clip": (self.alpha, self.beta, 4 | 8),
+            "LeakyRelu": (0.0, self.alpha, 2),
+        }.get(self.activation, (0.0, 0.0, 0))
+        return float(low), float(high), steps | (self.residual is not None)
 
     @property
     def second(self) -> str:
@@ -286,18 +292,11 @@ class Epilogue:
 
         return site.pack((w,) if bias is None else (bias,), ("conv bias", full, bias is None), build)
 
-    def residual_place(
-        self, site: Site, pixels: int, lanes: int
-    ) -> tuple[Argument, int, int, int, int]:
-        """Return the residual's address and its distances in bytes: image, block, row, pixel.
-
-        Where there is none it is `pixels` vectors of -0.0, which change no number.
-        """
-        residual = self.residual
-        if residual is None:
-            none = site.pack((), ("minus zeros", pixels * lanes), lambda: np.full(pixels * lanes, -0.0, np.float32))
-            return none, 0, 0, 0, 0
-        place = Place.of(residual)
+    def residual_place(self) -> tuple[Argument, int, int, int, int]:
+        """Return the residual's address and its distances in bytes: image, block, row, pixel."""
+        if self.residual is None:
+            return 0, 0, 0, 0, 0
+        place = Place.of(self.residual)
         return place.address, place.image, place.block, place.row, place.pixel
 
 
@@ -339,10 +338,9 @@ class Source:
 
 
 def _direct(site: Site, x: Operand, w: Operand, y: Operand, g: Geometry, epilogue: Epilogue) -> None:
-    if 0 in (g.n, g.m, *g.out):
-        return
     lanes = target().lanes
-    source = _blocked_source(x, g) if x.layout is not None else _plain_source(site, x, g)
+    plain = x.layout is None
+    source = _plain_source(x, g) if plain else _blocked_source(x, g)
     goal = Place.of(y)
     blocks = -(-g.m // lanes)
     vectors = min(2, blocks)
@@ -355,41 +353,52 @@ def _direct(site: Site, x: Operand, w: Operand, y: Operand, g: Geometry, epilogu
     rows, columns = choose_tile(height, width, vectors)
     row_bytes = -(-g.c // source.inputs) * source.row * g.strides[0]
     if flat:
-        pieces = max(1, min(width // columns, round(width * g.c * 4 / _ROW_BLOCK_BYTES)))
-        if g.n * pieces * groups < 4:
-            pieces = max(1, min(width // columns, 4))
-    block_rows = _row_block(height, rows, row_bytes)
+        wanted = max(round(width * g.c * 4 / _ROW_BLOCK_BYTES), -(-_UNITS // (g.n * groups)))
+        pieces = max(1, min(width // columns, wanted))
+    block_rows = _row_block(height, rows, row_bytes, -(-_UNITS // (g.n * groups)))
     row_blocks = -(-height // block_rows)
-    place, r_image, r_block, r_row, r_pixel = epilogue.residual_place(site, columns, lanes)
-    low, high, slope = epilogue.clamp
-    merged = source.inputs == 1 or g.dilations[1] == 1
-    kx, unroll = (1, g.kernel[1] * source.inputs) if merged else (g.kernel[1], source.inputs)
-    unroll, run = _unrolled(unroll, source.inputs)
-    if source.inputs == 1 and g.dilations[1] > 1:
-        kx, unroll, run = g.kernel[1], 1, 1
+    place, r_image, r_block, r_row, r_pixel = epilogue.residual_place()
+    unroll = 1 if plain else 4
+    if plain or g.dilations[1] > 1:
+        kx, run = g.kernel[1], source.inputs // unroll
+    else:
+        kx, run = 1, g.kernel[1] * source.inputs // unroll
     packed = site.pack(
         (w,),
         ("conv weights", lanes, vectors, source.inputs),
         lambda: _pack_weights(_constant(w), lanes, vectors, source.inputs),
     )
     taps = math.prod(g.kernel) * -(-g.c // source.inputs) * source.inputs
-    step = source.pixel if source.inputs > 1 else 4
+    tile = (
+        -(-g.c // source.inputs), source.block, g.kernel[0], g.dilations[0] * source.row,
+        kx, g.dilations[1] * source.pixel, run, g.strides[0] * source.row,
+        goal.block, goal.row, r_block, r_row,
+        *epilogue.steps,
+    )  # fmt: skip
+    count = -(-block_rows // rows) * -(-width // pieces // columns)
+    ahead = 0 if plain or groups == 1 else _ahead(count, packed.array.nbytes)
+    edge = _edge(site, tile, x, g, rows, columns) if plain else ()
     site.call(
         native(
             CODE, "direct", rows, columns, height % rows, vectors, last,
-            source.pixel * g.strides[1], unroll, lanes, epilogue.second,
-        ),  # fmt: skip
-        -(-g.c // source.inputs), source.block, g.kernel[0], g.dilations[0] * source.row,
-        kx, g.dilations[1] * step, run, g.strides[0] * source.row,
-        goal.block, goal.row, r_block, r_row,
-        float(low), float(high), float(slope),
+            source.pixel * g.strides[1], lanes, ahead, plain, epilogue.second,
+        ),
+        *tile,
         source.address, packed, goal.address, place, epilogue.packed_bias(site, w, g.m, lanes),
         groups, row_blocks, pieces, height, width, block_rows,
         source.image, goal.image, r_image, taps * vectors * lanes * 4, r_pixel,
         float(epilogue.alpha), float(epilogue.beta),
+        *edge,
         units=g.n * row_blocks * pieces * groups,
-        work=g.flops / _FLOPS,
+        work=g.flops / flops(),
     )  # fmt: skip
+
+
+def _ahead(tiles: int, weights: int) -> int:
+    """Return how many cache lines of weights a pass fetches so that `tiles` tiles fetch them all."""
+    if weights < _NEAR_BYTES:
+        return 0
+    return 1 if tiles >= 8 else 2 if tiles >= 4 else 4 if tiles >= 2 else 8
 
 
 def _constant(operand: Operand) -> Array:
@@ -403,43 +412,39 @@ def _blocked_source(x: Operand, g: Geometry) -> Source:
     return Source(place.address, place.image, place.block, place.row, place.pixel, x.layout.lanes)
 
 
-def _plain_source(site: Site, x: Operand, g: Geometry) -> Source:
-    """Return the plain image, copied into padding where there is any."""
-    top, left, bottom, right = g.pads
+def _plain_source(x: Operand, g: Geometry) -> Source:
+    """Return a plain image as if it began with its padding."""
     h, w = g.size
-    if not any(g.pads):
-        return Source(x + 0, 4 * g.c * h * w, 4 * h * w, 4 * w, 4, 1)
-    row = 4 * (left + w + right)
-    plane = (top + h + bottom) * row
-    padded = site.scratch(g.n * g.c * plane)
-    site.call(
-        native(CODE, "pad_image"), x, padded, h, 4 * w, top, 4 * left, bottom, row,
-        units=g.n * g.c, work=g.n * g.c * plane / 10,
-    )  # fmt: skip
-    return Source(padded + 0, g.c * plane, plane, row, 4, 1)
+    begin = -4 * (g.pads[0] * w + g.pads[1])
+    return Source(x + begin, 4 * g.c * h * w, 4 * h * w, 4 * w, 4, 1)
 
 
-def _unrolled(elements: int, inputs: int) -> tuple[int, int]:
-    """Return how many of the elements that lie side by side a pass takes, and the number of passes."""
-    if inputs > 1:
-        return (4, elements // 4)
-    passes = -(-elements // 8)
-    while elements % passes:
-        passes += 1
-    return elements // passes, passes
+def _edge(
+    site: Site, tile: tuple[Argument, ...], x: Operand, g: Geometry, rows: int, columns: int
+) -> tuple[Argument, ...]:
+    """Return the parameters for tiles that read a copy: the tile's own, those of the copy."""
+    reach = [(k - 1) * d + 1 for k, d in zip(g.kernel, g.dilations, strict=True)]
+    tall = (rows - 1) * g.strides[0] + reach[0]
+    row = 4 * ((columns - 1) * g.strides[1] + reach[1])
+    copy = site.scratch(g.c * tall * row, per_thread=True)
+    own = (tile[0], tall * row, tile[2], g.dilations[0] * row, *tile[4:7], g.strides[0] * row, *tile[8:])
+    top, left = g.pads[:2]
+    return (*own, *g.size, top, left, g.strides[0], *reach, copy, row, 4 * g.size[1], copy.nbytes)
 
 
 def _is_flat(x: Operand, y: Operand, residual: Operand | None, g: Geometry) -> bool:
-    """Whether pixels can be seen as one row: each output from one input, no borders anywhere."""
+    """Whether pixels can be seen as one row: each output from one input, in blocks, no borders anywhere."""
+    if x.layout is None:
+        return False
     places = [x, y] if residual is None else [x, y, residual]
     one = g.kernel == g.strides == (1, 1) and not any(g.pads)
     return one and g.out == g.size and all(p.layout is None or not any(p.layout.pad) for p in places)
 
 
-def _row_block(height: int, rows: int, row_bytes: int) -> int:
-    """Return how many output rows a unit takes: what fits into the cache, at least four units an image."""
+def _row_block(height: int, rows: int, row_bytes: int, wanted: int) -> int:
+    """Return how many output rows a unit takes: what fits into the cache, if possible `wanted` blocks."""
     fits = max(1, _ROW_BLOCK_BYTES // max(1, row_bytes))
-    count = max(-(-height // fits), 1)
+    count = max(-(-height // fits), min(wanted, height // rows), 1)
     block = -(-height // count)
     return -(-block // rows) * rows
 
@@ -484,4 +489,99 @@ def _pack_weights(w: Array, lanes: int, vectors: int, inputs: int) -> Array:
     full[:m, :c] = w
     ordered = full.reshape(blocks * lanes, parts, inputs, kh, kw).transpose(1, 3, 4, 2, 0)
     groups = [ordered[..., at : at + vectors * lanes] for at in range(0, blocks * lanes, vectors * lanes)]
+    return np.concatenate([group.reshape(-1) for group in groups])
+
+
+# Winograd -----------------------------------------------------------------------------------------
+
+_TRANSFORMS = {
+    2: np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2.0,
+    4: np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24.0,
+}  # fmt: skip
+_TRANSFORM_CYCLES = {2: (40, 35), 4: (120, 100)}  # of a tile and vector: input, output
+_BYTES_PER_CYCLE = 4.5  # that weights come with from far memory
+_TILE_BYTES = 1200 * 1024  # of a block's transformed input: it stays in the second cache
+
+
+def winograd_size(g: Geometry) -> int:
+    """Return the size of Winograd's tiles, 2 or 4, that takes the least time; 0 for direct convolution.
+
+    Time is that of the products and transforms and, mostly at the same time, that of fetching weights.
+    """
+    lanes = target().lanes
+    if g.kernel != (3, 3) or g.strides != (1, 1) or g.dilations != (1, 1) or min(g.c, g.m) < lanes:
+        return 0
+    c, m = -(-g.c // lanes), -(-g.m // lanes)
+    product = c * m * lanes / 2
+
+    def time(cycles: float, taps: int, passes: int = 1) -> float:
+        weights = taps * c * m * lanes * lanes * 4
+        fetch = weights * (passes if weights > _NEAR_BYTES else 1) / _BYTES_PER_CYCLE
+        return max(cycles, fetch) + 0.3 * min(cycles, fetch)
+
+    times = {0: time(g.n * math.prod(g.out) * 9 * product, 9)}
+    for size, (before, after) in _TRANSFORM_CYCLES.items():
+        tiles = g.n * -(-g.out[0] // size) * -(-g.out[1] // size)
+        products = (size + 2) ** 2
+        cycles = tiles * (1.1 * products * product + before * c + after * m)
+        passes = g.n * -(-(tiles // g.n) // _tiles_that_fit(size, c, lanes))
+        times[size] = 1.05 * time(cycles, products, passes)
+    return min(times, key=times.__getitem__)
+
+
+def _tiles_that_fit(size: int, parts: int, lanes: int) -> int:
+    return max(8, _TILE_BYTES // ((size + 2) ** 2 * parts * lanes * 4))
+
+
+def _winograd(
+    site: Site, x: Operand, w: Operand, y: Operand, g: Geometry, epilogue: Epilogue, size: int
+) -> None:
+    lanes = target().lanes
+    vector = 4 * lanes
+    source, goal = Place.of(x, g.pads), Place.of(y)
+    parts, blocks = -(-g.c // lanes), -(-g.m // lanes)
+    vectors = min(2, blocks)
+    groups = -(-blocks // vectors)
+    last = blocks - (groups - 1) * vectors
+    across, down = -(-g.out[1] // size), -(-g.out[0] // size)
+    products = (size + 2) ** 2
+    tiles = across * down
+    wanted = min(tiles // 8, -(-_UNITS // (2 * g.n * groups)))  # each fetches all weights again
+    tile_blocks = max(1, wanted, -(-tiles // _tiles_that_fit(size, parts, lanes)))
+    _, columns = choose_tile(1, tiles // tile_blocks, vectors)
+    held = -(-tiles // tile_blocks)
+    v_step = (parts * held | 1) * vector  # odd multiples do not fall onto the same lines of the cache
+    m_step = (vectors * held | 1) * vector
+    copy = site.scratch(products * (v_step + m_step + vector), per_thread=True)
+    place, r_image, r_block, r_row, r_pixel = epilogue.residual_place()
+    packed = site.pack(
+        (w,),
+        ("conv winograd weights", size, lanes, vectors),
+        lambda: _pack_winograd(_constant(w), size, lanes, vectors),
+    )
+    ahead = _ahead(-(-held // columns), packed.array.nbytes)
+    site.call(
+        native(WINOGRAD, "winograd", size, columns, vectors, last, lanes, ahead, epilogue.second),
+        parts, held * vector, 1, 0, 1, 0, lanes // 4, 0, held * vector, 0, 0, 0, *epilogue.steps,
+        source.address, packed, goal.address, place, epilogue.packed_bias(site, w, g.m, lanes),
+        groups, tile_blocks, across, down, held,
+        source.image, goal.image, r_image, source.block, source.row, r_pixel,
+        float(epilogue.alpha), float(epilogue.beta),
+        copy, copy.nbytes, goal.block, goal.row, r_block, r_row,
+        *g.out, products * parts * lanes * vectors * vector, v_step, m_step,
+        units=g.n * tile_blocks * groups,
+        work=g.flops / flops() / (2.5 if size == 4 else 1.6),
+        grain=groups if g.n * tile_blocks >= 4 else 1,
+    )  # fmt: skip
+
+
+def _pack_winograd(w: Array, size: int, lanes: int, vectors: int) -> Array:
+    """Return transformed weights (M, C, 3, 3) as [group][products][C][vectors * lanes], flat."""
+    m, c = w.shape[:2]
+    edge = size + 2
+    full = np.zeros((-(-m // lanes) * lanes, -(-c // lanes) * lanes, edge, edge), np.float32)
+    full[:m, :c] = _TRANSFORMS[size] @ w.astype(np.float64) @ _TRANSFORMS[size].T
+    ordered = full.reshape(*full.shape[:2], edge * edge).transpose(2, 1, 0)
+    step = vectors * lanes
+    groups = [ordered[..., at : at + step] for at in range(0, len(full), step)]
     return np.concatenate([group.reshape(-1) for group in groups])

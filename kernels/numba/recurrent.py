@@ -20,6 +20,8 @@ from onnxref.lowering import Argument, Operand, Packed, Scratch, Site, Unsupport
 from onnxref.native import native
 from onnxref.native._target import target
 
+from .places import emit_range_check
+
 _CODE: Final = "onnxref.kernels.numba.code.recurrent"
 _REVERSE: Final = {"forward": 0, "foward": 0, "reverse": 1, "bidirectional": 2}  # bit d: d goes backwards
 _GROUP: Final = 12  # rows of a batch that share a pass over R
@@ -35,6 +37,7 @@ _FUNCTIONS: Final[dict[str, tuple[float | None, float | None]]] = {
     "thresholdedrelu": (1.0, None),
     "scaledtanh": (1.0, 1.0),
     "hardsigmoid": (0.2, 0.5),
+    "elu": (1.0, None),
     "softsign": (None, None),
     "softplus": (None, None),
 }
@@ -44,6 +47,12 @@ def panel_width() -> int:
     """Return the columns of a panel of weights, as `code/recurrent.py` has it."""
     chosen = target()
     return chosen.lanes * (8 if chosen.registers == 32 else 4)
+
+
+def _half_panels(elements: int) -> int:
+    """Return the elements of as many half panels as hold so many: the last panel may be a half."""
+    half = panel_width() // 2
+    return -(-elements // half) * half
 
 
 def _round_up(value: int, step: int) -> int:
@@ -137,21 +146,24 @@ class _Layer:
             key = ("recurrent weights", self.gates, first, count, width, self.padded, panel_width())
             return self.site.pack((weights,), key, lambda: self._panels(constant, k, first, count, width))
         goal = self.site.scratch(4 * self.directions * k * width)
-        panels = width // panel_width()
+        panels = -(-width // panel_width())
         self.site.call(
             native(_CODE, "pack_weights"), goal, weights, count, self.hidden, self.padded, k, panels, first,
-            self.gates, units=self.directions * panels, work=self.directions * k * width / 2.0,
+            self.gates, width, units=self.directions * panels, work=self.directions * k * width / 2.0,
         )  # fmt: skip
         return goal
 
     def _panels(self, weights: Array, k: int, first: int, count: int, width: int) -> Array:
-        """Return `(D, G * H, K)` as `(D, panels, K, panel)`, gates padded."""
+        """Return `(D, G * H, K)` as panels `(K, columns)`, one behind the other, gates padded."""
         split = weights.reshape(self.directions, self.gates, self.hidden, k)[:, first : first + count]
         rows = np.zeros((self.directions, count, self.padded, k), np.float32)
         rows[:, :, : self.hidden] = split
         full = np.zeros((self.directions, width, k), np.float32)
         full[:, : count * self.padded] = rows.reshape(self.directions, count * self.padded, k)
-        return full.reshape(self.directions, -1, panel_width(), k).transpose(0, 1, 3, 2)
+        panels = [
+            full[:, at : at + panel_width()].transpose(0, 2, 1) for at in range(0, width, panel_width())
+        ]
+        return np.concatenate([panel.reshape(self.directions, -1) for panel in panels], axis=1)
 
     def padded_rows(
         self, source: Operand | None, first: int, rows: int, added: int, offset: int, width: int
@@ -187,13 +199,15 @@ class _Layer:
 
     def project(self, bias: Packed | Scratch) -> Scratch:
         """Emit the product of all inputs with W, from `bias` on; return `(D, S * N, width)`."""
+        if self.lengths is not None and self.lengths.constant is None:
+            emit_range_check(self.site, self.lengths, 0, self.steps + 1)
         rows = self.steps * self.batch
         weights = self.packed_weights(self.w, self.inputs, 0, self.gates, self.width)
         goal = self.site.scratch(4 * self.directions * rows * self.width)
-        units = self.directions * -(-rows // _ROWS) * (self.width // panel_width())
+        units = self.directions * -(-rows // _ROWS) * -(-self.width // panel_width())
         self.site.call(
             native(_CODE, "project"), self.x, weights, bias, goal, rows, self.inputs, self.width, _ROWS,
-            units=units, work=self.directions * self.inputs * self.width * max(rows / 35.0, 0.05),
+            units=units, work=self.directions * self.inputs * self.width * max(rows / 75.0, 0.04),
         )  # fmt: skip
         return goal
 
@@ -218,13 +232,14 @@ class _Layer:
         memory = self.site.scratch(group * memory_row, per_thread=True)
         same = all(chosen == functions[0] for chosen in functions)
         pieces = [(0, self.directions)] if same else [(d, 1) for d in range(self.directions)]
-        product = self.gates * self.padded * self.hidden * self.batch * max(self.steps, 1) / 20.0
+        # R streams from the second cache, once for three rows
+        product = self.width * self.hidden * -(-self.batch // 3) * self.steps / 26.0
         for first, count in pieces:
             constants = functions[first].constants
             self.site.call(
                 native(_CODE, template, *_named(functions[first], variant)),
-                xw, r, y or 0, y_last or 0, self.start or 0, self.lengths or 0, memory, self.steps, self.batch,
-                self.hidden, self.padded, self.width, group, first, self.reverse, *self.strides(),
+                xw, r, y or 0, y_last or 0, self.start or 0, self.lengths or 0, memory, self.steps,
+                self.batch, self.hidden, self.padded, self.width, group, first, self.reverse, *self.strides(),
                 memory.nbytes, self.limit, *constants, *(0,) * (6 - len(constants)), *own,
                 units=count * -(-self.batch // group), work=count * product,
             )  # fmt: skip
@@ -279,7 +294,7 @@ def _layer(
     return _Layer(
         site, x, w, r, b, _checked_lengths(lengths, steps), start, steps, batch, inputs, directions, hidden,
         gates, _REVERSE[direction], bool(layout), float("inf") if clip is None else float(clip), padded,
-        _round_up(row(padded), panel_width()),
+        _half_panels(row(padded)),
     )  # fmt: skip
 
 
@@ -289,11 +304,13 @@ def _check(operand: Operand | None, shape: tuple[int, ...], name: str) -> None:
 
 
 def _checked_lengths(lengths: Operand | None, steps: int) -> Operand | None:
-    """Return lengths that native code may trust; None where all sequences have all steps."""
+    """Return lengths, checked if constant; None where all sequences have all steps."""
     if lengths is None:
         return None
+    if lengths.dtype != np.int32:
+        raise Unsupported(f"sequence_lens is {lengths.dtype.name}")
     if lengths.constant is None:
-        raise Unsupported("sequence_lens is not constant, and must be checked")
+        return lengths  # `project` adds the check
     if ((lengths.constant < 0) | (lengths.constant > steps)).any():
         raise Unsupported("sequence_lens is out of range")
     return None if (lengths.constant == steps).all() else lengths
@@ -323,7 +340,8 @@ def rnn(
 ) -> None:
     """Run a simple recurrent layer (ONNX RNN-22)."""
     layer = _layer(
-        site, x, w, r, b, sequence_lens, initial_h, 1, direction, hidden_size, layout, clip, lambda padded: padded
+        site, x, w, r, b, sequence_lens, initial_h, 1, direction, hidden_size, layout, clip,
+        lambda padded: padded,
     )  # fmt: skip
     functions = _activations(activations, activation_alpha, activation_beta, layer.directions, 1)
     xw = layer.project(layer.padded_rows(b, 0, 1, 1, 1, layer.width))
@@ -355,11 +373,10 @@ def gru(
     output_sequence: int = 0,
 ) -> None:
     """Run a gated recurrent layer (ONNX GRU-22); gates lie in the order z, r, h."""
-    panel = panel_width()
-    # The product of the candidate starts at the third gate and is a number of panels wide by itself.
+    # The product of the candidate starts at the third gate and is a number of half panels wide by itself.
     layer = _layer(
         site, x, w, r, b, sequence_lens, initial_h, 3, direction, hidden_size, layout, clip,
-        lambda padded: 2 * padded + _round_up(padded, panel),
+        lambda padded: 2 * padded + _half_panels(padded),
     )  # fmt: skip
     names = ("Sigmoid", "Tanh") * layer.directions if activations is None else activations
     functions = _activations(names, activation_alpha, activation_beta, layer.directions, 2)
@@ -372,7 +389,7 @@ def gru(
         own: tuple[Argument, ...] = (0, 0, layer.padded_rows(b, 3, 3, 0, 0, width), 0)
         memory_row = 4 * (2 * padded + width)
     else:
-        first, second = _round_up(2 * padded, panel), _round_up(padded, panel)
+        first, second = _half_panels(2 * padded), _half_panels(padded)
         recurrent = layer.packed_weights(r, hidden, 0, 2, first)
         own = (layer.packed_weights(r, hidden, 2, 1, second), second, 0, first)
         memory_row = 4 * (2 * padded + first + second)

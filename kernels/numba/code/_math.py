@@ -2,8 +2,9 @@
 
 None of them branches, so LLVM vectorises any plain loop that calls them; they are always inlined.
 The errors named below are the largest over dense samples of all finite inputs, in units in the last
-place of float32 (`tests/kernels/numba/test_numba_math.py` holds them to it); below 1e-36, where a factor
-may be denormal, within 1e-43. NaN gives NaN, and infinities give the limit, as in NumPy.
+place of float32 (`tests/kernels/numba/test_numba_math.py` holds them to it), half as much again on
+processors without fused multiply-add; below 1e-36, where a factor may be denormal, within 1e-43 unless
+they say other. NaN gives NaN, infinities give the limit, as in NumPy.
 
 Coefficients are weighted least-maximum fits made in float64 for the interval that each comment names.
 The range reduction of exp, in two steps by a short and a long part of ln 2, is that of Cody and Waite.
@@ -18,7 +19,7 @@ from numba import float32, int32, njit, types
 from numba.extending import intrinsic
 
 from onnxref.native._target import target
-from onnxref.native.ops import F32, I32, declare, float_as_int, int_as_float
+from onnxref.native.ops import F32, F64, I32, declare, float_as_int, int_as_float
 
 inline = njit(forceinline=True, error_model="numpy", fastmath={"contract"}, nogil=True)
 """Decorator of functions that loops call for every element: inlined whatever their size."""
@@ -88,17 +89,35 @@ _EXP_MIN, _EXP_MAX = np.float32(-104), np.float32(89)
 
 
 @inline
-def _reduce(x):
-    """(n, exp(r) - 1) with x = n * ln(2) + r, for |x| < 2**21."""
+def _split(x):
+    """(n, r) with x = n * ln(2) + r and |r| <= ln(2) / 2, for |x| < 2**21."""
     shifted = fused(x, _LOG2_E, _ROUND)
     n = shifted - _ROUND
     r = fused(n, -_LN2_HIGH, x)
-    r = fused(n, -_LN2_LOW, r)
+    return int32(float_as_int(shifted) - _ROUND_BITS), fused(n, -_LN2_LOW, r)
+
+
+@inline
+def _series(r):
+    """(exp(r) - 1 - r) / r**2"""
     p = fused(_E4, r, _E3)
     p = fused(p, r, _E2)
     p = fused(p, r, _E1)
-    p = fused(p, r, _E0)
-    return int32(float_as_int(shifted) - _ROUND_BITS), fused(p, r * r, r)
+    return fused(p, r, _E0)
+
+
+@inline
+def _reduce(x):
+    """(n, exp(r) - 1) with x = n * ln(2) + r, for |x| < 2**21."""
+    n, r = _split(x)
+    return n, fused(_series(r), r * r, r)
+
+
+@inline
+def _exp_within(x):
+    """exp(x) for -104 <= x <= 89 within 1 ulp."""
+    n, r = _split(x)
+    return _scale(fused(fused(_series(r), r, _ONE), r, _ONE), n)
 
 
 @inline
@@ -106,16 +125,13 @@ def exp32(x):
     """exp(x) within 1 ulp; overflows to infinity, underflows through the denormals to 0."""
     x = _EXP_MIN if x < _EXP_MIN else x
     x = _EXP_MAX if x > _EXP_MAX else x
-    n, p = _reduce(x)
-    return _scale(_ONE + p, n)
+    return _exp_within(x)
 
 
 @inline
 def _exp_tail(x):
     """exp(x) for x <= 0 within 1 ulp."""
-    x = _EXP_MIN if x < _EXP_MIN else x
-    n, p = _reduce(x)
-    return _scale(_ONE + p, n)
+    return _exp_within(_EXP_MIN if x < _EXP_MIN else x)
 
 
 @inline
@@ -132,7 +148,7 @@ _EXPM1_MIN = np.float32(-40)  # -1 from -17.4 on
 
 @inline
 def expm1_32(x):
-    """exp(x) - 1 within 3 ulp for x <= 0; 0 for x above 0, where Elu and its kin do not ask."""
+    """exp(x) - 1 within 2 ulp for x <= 0; 0 for x above 0, where Elu and its kin do not ask."""
     least = _ZERO if x > _ZERO else x
     return copy_sign(abs(_expm1_tail(least)), x)
 
@@ -212,21 +228,117 @@ def _log1p_tail(u):
     return _TWO * fused(p * square, s, s)
 
 
+# --- sine and cosine -----------------------------------------------------------------------------
+
+
+def _two_over_pi(bits):
+    """floor(2 / pi * 2**bits), with pi by Machin's formula."""
+    one = 1 << (bits + 64)
+
+    def arctan_of_inverse(n):
+        term, total, k = one // n, one // n, 3
+        while term:
+            term //= -n * n
+            total += term // k
+            k += 2
+        return total
+
+    pi = 4 * (4 * arctan_of_inverse(5) - arctan_of_inverse(239))
+    return (one << (bits + 1)) // pi
+
+
+def _pieces(bits, count):
+    """1 / (2 pi) as `count` float64 of some bits each."""
+    whole = bits * count
+    rest = _two_over_pi(whole + 2)  # of 1 / (2 pi): the same bits, two places further
+    pieces = []
+    for i in range(count - 1, -1, -1):
+        high = rest >> (bits * i + 4)
+        pieces.append(math.ldexp(high, bits * i - whole))
+        rest -= high << (bits * i + 4)
+    return pieces
+
+
+# A product with the 24 bits of a float32 is exact. 174 bits are what the largest one needs.
+_TURN_0, _TURN_1, _TURN_2, _TURN_3, _TURN_4, _TURN_5 = _pieces(29, 6)
+_TWO_PI = 2 * math.pi
+_SINE_1, _SINE_2, _SINE_3 = (np.float32(v) for v in (-1.6666654611e-1, 8.3321608736e-3, -1.9515295891e-4))
+_COSINE_1, _COSINE_2, _COSINE_3 = (
+    np.float32(v) for v in (4.166664568298827e-2, -1.388731625493765e-3, 2.443315711809948e-5)
+)
+
+
+@intrinsic
+def _nearest(context, x):
+    return types.float64(types.float64), lambda ctx, builder, signature, values: builder.call(
+        declare(builder, "llvm.rint.f64", F64, [F64]), values
+    )
+
+
+@inline
+def _past_whole(x, piece):
+    """x * piece without its whole part: exact."""
+    product = x * piece
+    return product - _nearest(product)
+
+
+@inline
+def _turn(x):
+    """(quarter turns, what is left in radians) of any finite x, after Payne and Hanek.
+
+    The first quarters go away before the small pieces come: so little is lost where almost nothing is left.
+    """
+    wide = types.float64(x)
+    first = _past_whole(wide, _TURN_0)
+    quarters = _nearest(4.0 * first)
+    rest = first - 0.25 * quarters + _past_whole(wide, _TURN_1) + _past_whole(wide, _TURN_2)
+    rest += _past_whole(wide, _TURN_3) + _past_whole(wide, _TURN_4) + _past_whole(wide, _TURN_5)
+    more = _nearest(4.0 * rest)
+    rest -= 0.25 * more
+    return int32(quarters + more), types.float32(rest * _TWO_PI)
+
+
+@inline
+def _wave(turns, r):
+    """sin(r + turns * pi / 2) for |r| <= pi / 4."""
+    square = r * r
+    sine = fused(fused(fused(_SINE_3, square, _SINE_2), square, _SINE_1) * square, r, r)
+    tail = fused(fused(fused(_COSINE_3, square, _COSINE_2), square, _COSINE_1), square, -_HALF)
+    cosine = fused(tail, square, _ONE)
+    value = cosine if turns & int32(1) else sine
+    return -value if turns & int32(2) else value
+
+
+@inline
+def sin32(x):
+    """sin(x) within 2 ulp; NaN of infinities."""
+    turns, r = _turn(x)
+    y = _wave(turns, r)
+    y = x if x == _ZERO else y  # with its sign
+    return y if abs(x) < _INF else _NAN
+
+
+@inline
+def cos32(x):
+    """cos(x) within 2 ulp; NaN of infinities."""
+    turns, r = _turn(x)
+    y = _wave(int32(turns + int32(1)), r)
+    return y if abs(x) < _INF else _NAN
+
+
 # --- sigmoid and its kin -------------------------------------------------------------------------
 
 
 @inline
 def sigmoid32(x):
-    """1 / (1 + exp(-x)) within 3 ulp, in the lower tail too."""
-    tail = _exp_tail(-abs(x))
-    return (tail if x < _ZERO else _ONE) / (_ONE + tail)
+    """1 / (1 + exp(-x)) within 3 ulp; 0 where it is less than 3e-39."""
+    return _ONE / (_ONE + exp32(-x))
 
 
 @inline
 def silu32(x):
-    """x * sigmoid(x) within 3 ulp; NaN at -infinity, which is -infinity times 0."""
-    tail = _exp_tail(-abs(x))
-    return (x * tail if x < _ZERO else x) / (_ONE + tail)
+    """x * sigmoid(x) within 3 ulp; -0 where it is less than 3e-37 and x < 0, NaN at -infinity."""
+    return x / (_ONE + exp32(-x))
 
 
 @inline
@@ -362,11 +474,9 @@ _GT_LINEAR, _GT_CUBIC = (
 def gelu_tanh32(x):
     """The approximation of Gelu by tanh: x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 * x**3)).
 
-    Within 8 + |x|**3 / 4 ulp for x < 0, 3 ulp above.
+    Within 8 + |x|**3 / 4 ulp for x < 0, 3 ulp above; -0 where it is less than 3e-37 and x < 0.
     """
-    u = abs(x) * fused(x * x, _GT_CUBIC, _GT_LINEAR)
-    tail = _exp_tail(u)
-    return (x * tail if x < _ZERO else x) / (_ONE + tail)
+    return x / (_ONE + exp32(x * fused(x * x, _GT_CUBIC, _GT_LINEAR)))
 
 
 # --- activations of fused kernels ----------------------------------------------------------------

@@ -1,16 +1,14 @@
-"""Direct convolution of blocked tensors; and the padding of a plain image that it reads."""
+"""Direct convolution: of blocked tensors, and of a plain image with few channels, into blocked ones."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from onnxref.native.ops import access, arg, arg_float, copy_bytes, device, fill_bytes
-from onnxref.native.vectors import Vectors  # noqa: F401 - part of what the code is made from
+from onnxref.native.ops import access, arg, arg_float, device
 
-from ._conv_micro import PARAMETERS, R_BLOCK, R_ROW, ROW_STEP, Y_BLOCK, Y_ROW, conv_tile
+from ._conv_micro import BLOCKS, KX, KY, LINE, R_BLOCK, R_ROW, ROW_STEP, RUN, Y_BLOCK, Y_ROW, conv_tile
 
-# Activations that the tile itself applies, in registers.
-IN_REGISTERS = ("", "Relu", "Clip", "LeakyRelu")
+EDGE = 33  # where the parameters of the tiles that read a copy of the edge begin
 
 
 def direct(
@@ -20,8 +18,9 @@ def direct(
     vectors: int,
     last: int,
     pixel: int,
-    unroll: int,
     lanes: int,
+    ahead: int,
+    plain: bool,
     activation: str,
 ) -> Any:
     """Return the convolution in tiles of `rows` x `columns` pixels by `vectors` vectors of channels.
@@ -33,15 +32,19 @@ def direct(
         rest: rows of the tiles at the lower edge of an image whose height `rows` does not divide.
         last: vectors in the last group of channels.
         pixel: bytes from one output pixel's input to the next one's.
-        unroll: see `conv_tile`.
+        ahead: see `conv_tile`; a group's weights are fetched while the group before is at work.
+        plain: the input is a plain image without border; its tiles at the edge are computed from
+            copies. Else it is blocked, and has a border.
         activation: one that is not applied in registers, else "".
     """
-    full = conv_tile(rows, columns, vectors, pixel, unroll)
-    low = conv_tile(rest, columns, vectors, pixel, unroll) if rest else full
-    full_last = conv_tile(rows, columns, last, pixel, unroll) if last != vectors else full
-    low_last = conv_tile(rest, columns, last, pixel, unroll) if rest and last != vectors else full_last
+    unroll = 1 if plain else 4
+    full = conv_tile(rows, columns, vectors, pixel, unroll, ahead)
+    low = conv_tile(rest, columns, vectors, pixel, unroll, ahead) if rest else full
+    full_last = conv_tile(rows, columns, last, pixel, unroll, ahead) if last != vectors else full
+    low_last = conv_tile(rest, columns, last, pixel, unroll, ahead) if rest and last != vectors else full_last
     vector_bytes = 4 * lanes
-    activate = _activation(activation, columns * lanes)
+    activate = activation_loop(activation, columns * lanes)
+    window = _window(columns, pixel) if plain else _no_window
     uneven, odd = rest > 0, last != vectors
 
     def kernel(p, begin, end, thread):
@@ -53,6 +56,7 @@ def direct(
         alpha, beta = arg_float(p, 31), arg_float(p, 32)
         x_row, y_row, r_row = arg(p, ROW_STEP), arg(p, Y_ROW), arg(p, R_ROW)
         y_block, r_block = arg(p, Y_BLOCK), arg(p, R_BLOCK)
+        soon_step = arg(p, BLOCKS) * arg(p, KY) * arg(p, KX) * arg(p, RUN) * ahead * LINE
         for unit in range(begin, end):
             group = unit % groups
             at = unit // groups
@@ -69,32 +73,89 @@ def direct(
             yi = y + image * y_image + group * vectors * y_block
             ri = r + image * r_image + group * vectors * r_block
             final = odd and group == groups - 1
+            soon = soon_begin = w + (group + 1) % groups * w_group
             row = first
             while row < stop:
-                is_low = uneven and row + rows > height
+                tall = min(rows, height - row)
+                is_low = uneven and tall < rows
                 column = left
                 while column < right:
                     column = min(column, right - columns)
                     xt = xi + row * x_row + column * pixel
                     yt = yi + row * y_row + column * vector_bytes
                     rt = ri + row * r_row + column * r_pixel
+                    q = p
+                    if plain:
+                        copied = window(p, xi, row, tall, column, thread)
+                        if copied != 0:
+                            xt = copied
+                            q = p + EDGE * 8
                     if is_low:
                         if final:
-                            low_last(p, xt, wg, yt, rt, bg)
+                            low_last(q, xt, wg, yt, rt, bg, soon)
                         else:
-                            low(p, xt, wg, yt, rt, bg)
+                            low(q, xt, wg, yt, rt, bg, soon)
                     elif final:
-                        full_last(p, xt, wg, yt, rt, bg)
+                        full_last(q, xt, wg, yt, rt, bg, soon)
                     else:
-                        full(p, xt, wg, yt, rt, bg)
-                    activate(yt, rest if is_low else rows, last if final else vectors, y_row, y_block, alpha, beta)
+                        full(q, xt, wg, yt, rt, bg, soon)
+                    activate(yt, tall, last if final else vectors, y_row, y_block, alpha, beta)
                     column += columns
+                    soon += soon_step
+                    if soon >= soon_begin + w_group:
+                        soon = soon_begin
                 row += rows
 
     return kernel
 
 
-def _activation(name: str, count: int) -> Any:
+@device
+def _no_window(p, x, row, tall, column, thread):
+    return 0
+
+
+def _window(columns: int, pixel: int) -> Any:
+    """Return the function that copies what a tile at the edge of a plain image reads, with zeros around.
+
+    It returns the address of the copy; 0 for a tile that reads nothing outside of the image.
+    """
+    load, store = access("float32")
+
+    @device
+    def window(p, x, row, tall, column, thread):
+        """`x` is where element (-top, -left) of the image would be."""
+        size_h, size_w, top, left = arg(p, 48), arg(p, 49), arg(p, 50), arg(p, 51)
+        step, reach_h, reach_w = arg(p, 52), arg(p, 53), arg(p, 54)
+        h0 = row * step - top
+        w0 = column * (pixel // 4) - left
+        h1 = h0 + (tall - 1) * step + reach_h
+        w1 = w0 + (columns - 1) * (pixel // 4) + reach_w
+        if h0 >= 0 and w0 >= 0 and h1 <= size_h and w1 <= size_w:
+            return 0
+        channels, block, x_row = arg(p, 0), arg(p, 1), arg(p, 57)
+        goal_block, goal_row = arg(p, EDGE + 1), arg(p, 56)
+        goal = arg(p, 55) + thread * arg(p, 58)
+        inside0, inside1 = min(max(w0, 0), w1), max(min(w1, size_w), w0)
+        for c in range(channels):
+            for h in range(h0, h1):
+                to = goal + c * goal_block + (h - h0) * goal_row
+                if h < 0 or h >= size_h:
+                    for i in range(w1 - w0):
+                        store(to, i, 0.0)
+                else:
+                    source = x + c * block + (h + top) * x_row + left * 4
+                    for i in range(inside0 - w0):
+                        store(to, i, 0.0)
+                    for i in range(inside0, inside1):
+                        store(to, i - w0, load(source, i))
+                    for i in range(inside1 - w0, w1 - w0):
+                        store(to, i, 0.0)
+        return goal
+
+    return window
+
+
+def activation_loop(name: str, count: int) -> Any:
     """Return the function that applies an activation to a tile of `count` floats a row, where it lies."""
     if not name:
 
@@ -117,26 +178,3 @@ def _activation(name: str, count: int) -> Any:
                     store(line, i, function(load(line, i), alpha, beta))
 
     return activate
-
-
-def pad_image() -> Any:
-    """Return the copy of planes (units, h, w) into the middle of zeros (units, top + h + bottom, ...)."""
-
-    def kernel(p, begin, end, thread):
-        x, y, h, w_bytes = arg(p, 0), arg(p, 1), arg(p, 2), arg(p, 3)
-        top, left, bottom, row_bytes = arg(p, 4), arg(p, 5), arg(p, 6), arg(p, 7)
-        right = row_bytes - left - w_bytes
-        for unit in range(begin, end):
-            source = x + unit * h * w_bytes
-            goal = y + unit * (top + h + bottom) * row_bytes
-            fill_bytes(goal, 0, top * row_bytes)
-            goal += top * row_bytes
-            for _ in range(h):
-                fill_bytes(goal, 0, left)
-                copy_bytes(goal + left, source, w_bytes)
-                fill_bytes(goal + left + w_bytes, 0, right)
-                goal += row_bytes
-                source += w_bytes
-            fill_bytes(goal, 0, bottom * row_bytes)
-
-    return kernel

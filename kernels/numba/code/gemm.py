@@ -10,40 +10,22 @@ from __future__ import annotations
 from onnxref.native._target import target
 from onnxref.native.ops import access, arg, arg_float, device, fill_bytes
 
-from ._gemm_micro import LOAD_C, tile
+from ._gemm_micro import LINE, LOAD_C, copy_panel, tile
 from ._gemm_transpose import transpose_block
 
-SIZES = {"float32": 4, "float64": 8, "int32": 4, "int64": 8, "uint32": 4, "uint64": 8, "float16": 2, "bfloat16": 2}
+SIZES = {
+    "float32": 4,
+    "float64": 8,
+    "int32": 4,
+    "int64": 8,
+    "uint32": 4,
+    "uint64": 8,
+    "float16": 2,
+    "bfloat16": 2,
+}
 FULL_ROWS = 8 if target().registers >= 32 else 4
 HALF_ROWS = FULL_ROWS // 2
-
-
-def _tile_function(dtype: str, rows: int, vectors: int, panels: int = 1):
-    """Return a tile as a function of its own, so that its registers are all its own."""
-    compute = tile(dtype, rows, vectors, panels)
-
-    @device
-    def run(a, a_row, a_step, b, b_step, b_panel, c, c_row, m, n, k, bias, residual, flags, parameters):
-        compute(a, a_row, a_step, b, b_step, b_panel, c, c_row, m, n, k, bias, residual, flags, parameters)
-
-    return run
-
-
-def _by_width(dtype: str, rows: int):
-    """Return a function that computes a tile of up to `rows` rows and 3 vectors."""
-    lanes = target().vector_bytes // SIZES[dtype]
-    one, two, three = (_tile_function(dtype, rows, vectors) for vectors in (1, 2, 3))
-
-    @device
-    def run(a, a_row, a_step, b, b_step, c, c_row, m, n, k, bias, residual, flags, parameters):
-        if n > 2 * lanes:
-            three(a, a_row, a_step, b, b_step, 0, c, c_row, m, n, k, bias, residual, flags, parameters)
-        elif n > lanes:
-            two(a, a_row, a_step, b, b_step, 0, c, c_row, m, n, k, bias, residual, flags, parameters)
-        else:
-            one(a, a_row, a_step, b, b_step, 0, c, c_row, m, n, k, bias, residual, flags, parameters)
-
-    return run
+FAR = 4096  # how many bytes before their use a product of few rows asks for the elements of B
 
 
 def _activator(dtype: str, activation: str):
@@ -70,69 +52,32 @@ def _activator(dtype: str, activation: str):
     return finish
 
 
-def product(dtype: str, activation: str = ""):
+def product(dtype: str, activation: str = "", packs: bool = False):
     """Kernel of a product; a unit is one panel of columns of one block of rows of one matrix.
 
     Arguments: a, b, c, bias (0: none; n values), residual (0: none; of C's layout), table (per matrix the
-    byte offsets of a, b and bias); M, N, K; bytes between rows of A, steps of k in A, steps of k in B,
+    byte offsets of a and b); M, N, K; bytes between rows of A, steps of k in A, steps of k in B,
     panels of B, rows of C; columns of a panel, rows of a block, steps of k in a block; flags; scale, low,
-    high; alpha, beta of the activation.
+    high; alpha, beta of the activation; where it `packs` the rows of B itself, panel by panel, scratch and
+    its bytes per thread.
     """
     size = SIZES[dtype]
-    full, half, single = (_by_width(dtype, rows) for rows in (FULL_ROWS, HALF_ROWS, 1))
-    pair = _tile_function(dtype, 1, 3, 2)
     lanes = target().vector_bytes // size
+    # Each tile is called at one place only, from here and not from a function of its own: Numba would
+    # optimise its code again for every level of calls. One row of one vector waits for its additions
+    # so long that more rows cost the same; hence no tiles for that.
+    full1, full2, full3 = (tile(dtype, FULL_ROWS, vectors) for vectors in (1, 2, 3))
+    half2, half3 = (tile(dtype, HALF_ROWS, vectors, fetch_all=True) for vectors in (2, 3))
+    pair2, pair3 = (tile(dtype, 1, vectors, panels=2, fetch_all=True) for vectors in (2, 3))
     finish = _activator(dtype, activation)
-
-    @device
-    def panel(p, a, b, c, n, m, k, bias, residual, flags):
-        """Compute up to one panel of columns for all rows of a block."""
-        a_row, a_step, b_step, c_row = arg(p, 9), arg(p, 10), arg(p, 11), arg(p, 13)
-        parameters = p + 8 * 18
-        i = 0
-        while i < m:
-            left = m - i
-            own = residual + i * c_row if residual else 0
-            x, y = a + i * a_row, c + i * c_row
-            if left > HALF_ROWS:
-                full(x, a_row, a_step, b, b_step, y, c_row, left, n, k, bias, own, flags, parameters)
-            elif left > 1:
-                half(x, a_row, a_step, b, b_step, y, c_row, left, n, k, bias, own, flags, parameters)
-            else:
-                single(x, a_row, a_step, b, b_step, y, c_row, left, n, k, bias, own, flags, parameters)
-            i += FULL_ROWS if left > HALF_ROWS else HALF_ROWS
-
-    @device
-    def block(p, a, b, c, bias, residual, m, first, last, k, flags, finished):
-        """Compute panels `first` to `last` of a block of rows, for `k` steps."""
-        N, width, b_panel, c_row = arg(p, 7), arg(p, 14), arg(p, 12), arg(p, 13)
-        g = first
-        while g < last:
-            j = g * width
-            n = min(width, N - j)
-            at, y = b + g * b_panel, c + j * size
-            own = residual + j * size if residual else 0
-            row = bias + j * size if bias else 0
-            if m == 1 and width == 3 * lanes and g + 1 < last and j + width < N:
-                n = min(2 * width, N - j)
-                if n > 5 * lanes:
-                    a_step, b_step = arg(p, 10), arg(p, 11)
-                    pair(a, 0, a_step, at, b_step, b_panel, y, c_row, 1, n, k, row, own, flags, p + 8 * 18)
-                    if finished:
-                        finish(y, c_row, 1, n, arg_float(p, 21), arg_float(p, 22))
-                    g += 2
-                    continue
-                n = width
-            panel(p, a, at, y, n, m, k, row, own, flags)
-            if finished:
-                finish(y, c_row, m, n, arg_float(p, 21), arg_float(p, 22))
-            g += 1
+    copy1, copy2, copy3 = (copy_panel(dtype, vectors) for vectors in (1, 2, 3))
 
     def kernel(p, begin, end, thread):
         a, b, c, bias, residual, table = arg(p, 0), arg(p, 1), arg(p, 2), arg(p, 3), arg(p, 4), arg(p, 5)
         M, N, K = arg(p, 6), arg(p, 7), arg(p, 8)
-        a_row, a_step, b_step, c_row = arg(p, 9), arg(p, 10), arg(p, 11), arg(p, 13)
+        ar, ak, bk, bp, cr = arg(p, 9), arg(p, 10), arg(p, 11), arg(p, 12), arg(p, 13)
         width, rows, steps, flags = arg(p, 14), arg(p, 15), arg(p, 16), arg(p, 17)
+        nums = p + 8 * 18
         panels = (N + width - 1) // width
         blocks = (M + rows - 1) // rows
         u = begin
@@ -143,19 +88,72 @@ def product(dtype: str, activation: str = ""):
             matrix = place // blocks
             i = (place - matrix * blocks) * rows
             m = min(rows, M - i)
-            offsets = table + 24 * matrix
-            x = a + arg(offsets, 0) + i * a_row
-            w = b + arg(offsets, 1)
-            to = (matrix * M + i) * c_row
-            own = residual + to if residual else 0
-            row = bias + arg(offsets, 2) if bias else 0
-            k = 0
-            while k < K - steps:
-                again = LOAD_C if k else 0
-                block(p, x + k * a_step, w + k * b_step, c + to, 0, 0, m, first, last, steps, again, False)
-                k += steps
-            again = flags + LOAD_C if k else flags
-            block(p, x + k * a_step, w + k * b_step, c + to, row, own, m, first, last, K - k, again, True)
+            to = (matrix * M + i) * cr
+            block_a = a + arg(table, 2 * matrix) + i * ar
+            block_b = b + arg(table, 2 * matrix + 1)
+            pairs = m == 1 and width > lanes and not packs
+            # All tiles together fetch the panel that follows, each an equal part, line by line.
+            share = 0
+            if bk == size * width and m > HALF_ROWS:
+                share = min(LINE, (bk * FULL_ROWS // m + 15) // 16 * 16)
+            done = 0
+            while done == 0 or done < K:
+                k = min(steps, K - done)
+                todo = LOAD_C if done else 0
+                row, own, is_last = 0, 0, done + k >= K
+                if is_last:
+                    todo += flags
+                g = first
+                while g < last:
+                    j = g * width
+                    n = min(width, N - j)
+                    w = block_b + g * bp
+                    soon = w + bp if g + 1 < last else block_b + first * bp + k * bk
+                    if pairs and g + 1 < last and N - j > 2 * width - lanes:
+                        n = min(2 * width, N - j)
+                    g += 2 if n > width else 1
+                    if packs:
+                        held = arg(p, 23) + thread * arg(p, 24)
+                        if n > 2 * lanes:
+                            copy3(w, bk, held, width * size, n, k)
+                        elif n > lanes:
+                            copy2(w, bk, held, width * size, n, k)
+                        else:
+                            copy1(w, bk, held, width * size, n, k)
+                        w, soon, wk = held, held, width * size
+                    else:
+                        wk = bk
+                    if is_last:
+                        row = bias + j * size if bias else 0
+                    for i in range(0, m, FULL_ROWS):
+                        x, y, left = block_a + i * ar, c + to + i * cr + j * size, m - i
+                        if is_last:
+                            own = residual + to + i * cr + j * size if residual else 0
+                        near, nk = soon, share
+                        if left <= HALF_ROWS:  # bound by memory: each tile fetches its own elements of B
+                            near, nk = w + FAR, wk
+                        if n > 4 * lanes:
+                            pair3(x, ar, ak, w, wk, bp, near, nk, y, cr, left, n, k, row, own, todo, nums)
+                        elif n > width:
+                            pair2(x, ar, ak, w, wk, bp, near, nk, y, cr, left, n, k, row, own, todo, nums)
+                        elif n > 2 * lanes:
+                            if left > HALF_ROWS:
+                                full3(x, ar, ak, w, wk, bp, near, nk, y, cr, left, n, k, row, own, todo, nums)
+                            else:
+                                half3(x, ar, ak, w, wk, bp, near, nk, y, cr, left, n, k, row, own, todo, nums)
+                        elif n > lanes:
+                            if left > HALF_ROWS:
+                                full2(x, ar, ak, w, wk, bp, near, nk, y, cr, left, n, k, row, own, todo, nums)
+                            else:
+                                half2(x, ar, ak, w, wk, bp, near, nk, y, cr, left, n, k, row, own, todo, nums)
+                        else:
+                            full1(x, ar, ak, w, wk, bp, near, nk, y, cr, left, n, k, row, own, todo, nums)
+                        soon += k * share
+                    if is_last:
+                        finish(c + to + j * size, cr, m, n, arg_float(p, 21), arg_float(p, 22))
+                block_a += k * ak
+                block_b += k * bk
+                done += max(k, 1)
             u += last - first
 
     return kernel
@@ -178,11 +176,11 @@ def pack(dtype: str, goal: str):
             matrix = u // panels
             j = (u - matrix * panels) * width
             n = min(width, N - j)
-            source = b + arg(table, 3 * matrix + 1) + j * size
+            source = b + arg(table, 2 * matrix + 1) + j * size
             goal_at = packed + u * K * width * wide
             if n < width:
                 fill_bytes(goal_at, 0, K * width * wide)
-            for k in range(K):
+            for _ in range(K):
                 for column in range(n):
                     store(goal_at, column, load(source, column))
                 source += b_row
@@ -221,7 +219,7 @@ def pack_transposed(dtype: str, goal: str):
             matrix = u // panels
             j = (u - matrix * panels) * width
             n = min(width, N - j)
-            source = b + arg(table, 3 * matrix + 1) + j * b_row
+            source = b + arg(table, 2 * matrix + 1) + j * b_row
             goal_at = packed + u * K * step
             if n < width:
                 fill_bytes(goal_at, 0, K * step)

@@ -29,6 +29,12 @@ _load_u8, _store_u8 = access("uint8")
 _load_i32, _store_i32 = access("int32")
 
 
+def named(function, *parameters):
+    """Name a function after what it is made of: names must be unique among all code in a process."""
+    function.__qualname__ += "".join(f"_{parameter}" for parameter in parameters)
+    return function
+
+
 # The tile --------------------------------------------------------------------------------------------
 
 
@@ -214,9 +220,10 @@ def gemm(rows: int, kind: str, terms: str, has_bias: bool):
     scale_size = 8 if kind in ("q64", "q64/") else 4
     load, store = access("uint8" if size == 1 else "int32")
 
-    @device
     def run(a, lda, panel, steps, out, ldc, columns, zeros_b, row_terms, scales, bias, block):
         tile(a, lda, panel, steps, out, ldc, columns, zeros_b, row_terms, scales, bias, block)
+
+    run = device(named(run, rows, kind.replace("/", "d"), terms, has_bias))
 
     def kernel(p, begin, end, thread):
         a, lda, panels, steps = arg(p, 0), arg(p, 1), arg(p, 2), arg(p, 3)
@@ -257,13 +264,13 @@ def gemm(rows: int, kind: str, terms: str, has_bias: bool):
                             store(goal + i * ldc, j, load(spare + i * (COLUMNS * size), j))
                 row += rows
 
-    return kernel
+    return named(kernel, rows, kind.replace("/", "d"), terms, has_bias)
 
 
 # Packing ---------------------------------------------------------------------------------------------
 
 
-def pack_rows(signed: bool):
+def pack_rows(signed: bool, copied: bool, need_sums: bool):
     """Copy rows of K bytes as unsigned ones, filled up to whole steps, and find their terms.
 
     Beside each row: its zero point, and the sum of its elements less K times that; both int32.
@@ -277,19 +284,21 @@ def pack_rows(signed: bool):
         for row in range(begin, end):
             source, place = x + row * k, goal + row * padded
             total = 0
-            for i in range(k):
-                value = _load_u8(source, i) ^ flip
-                _store_u8(place, i, value)
-                total += value
-            for i in range(k, padded):
-                _store_u8(place, i, 0)
+            if copied:
+                for i in range(k):
+                    _store_u8(place, i, _load_u8(source, i) ^ flip)
+                for i in range(k, padded):
+                    _store_u8(place, i, 0)
+            if need_sums:
+                for i in range(k):
+                    total += _load_u8(source, i) ^ flip
             zero = flip
             if zeros != 0:
                 zero = _load_u8(zeros, (row % period) * distance) ^ flip
             _store_i32(terms, 2 * row, zero)
             _store_i32(terms, 2 * row + 1, total - k * zero)
 
-    return kernel
+    return named(kernel, signed, copied, need_sums)
 
 
 def pack_columns(signed: bool):
@@ -321,7 +330,7 @@ def pack_columns(signed: bool):
                     _store_u8(row, 4 * j, value & 255)
                     _store_i32(sums, first + j, _load_i32(sums, first + j) + value)
 
-    return kernel
+    return named(kernel, signed)
 
 
 @device

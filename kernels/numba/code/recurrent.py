@@ -1,8 +1,9 @@
 """Native code of RNN, GRU and LSTM (float32).
 
 Letters: S steps, N batch, H hidden size, D directions, G gates, L lanes of a vector. A row of gates lies
-gate by gate, each padded with zeros to a multiple of L, the whole to a multiple of a panel: VECTORS
-vectors. Weights lie in panels, `[panel][k][VECTORS * L]`, so that a product streams through them.
+gate by gate, each padded with zeros to a multiple of L, the whole to a multiple of half a panel.
+Weights lie in panels of VECTORS vectors, `[panel][k][VECTORS * L]`, so that a product streams through
+them; the last panel may be half as wide.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ from onnxref.native._target import target
 from onnxref.native.ops import F32, access, arg, arg_float, copy_bytes, device, fill_bytes
 from onnxref.native.vectors import Vectors
 
-from ._math import sigmoid32, softplus32, tanh32
+from ._math import expm1_32, sigmoid32, softplus32, tanh32
 
 LANES = target().lanes
 VECTORS = 8 if target().registers == 32 else 4  # of a panel: with 3 rows they fill the registers
 WIDTH = VECTORS * LANES
 DEPTH = 64  # rows of a panel that stay in the first cache while all rows of the batch pass
-ROWS = 3
 
 _load, _store = access("float32")
 _load_int, _ = access("int32")
@@ -29,16 +29,16 @@ _load_int, _ = access("int32")
 # Products -------------------------------------------------------------------------------------
 
 
-def _tile(rows: int):
-    """Return `multiply(a, a_stride, b, start, start_stride, c, c_stride, k)`: C = start + A B for one panel.
+def _tile(rows: int, vectors: int):
+    """Return `multiply(a, a_stride, b, b_stride, start, start_stride, c, c_stride, k)`: C = start + A B.
 
     Strides are in bytes; k is at least 1. Each element is one chain of fused multiply-adds over k.
     """
 
     @intrinsic
-    def multiply(context, a, a_stride, b, start, start_stride, c, c_stride, k):
+    def multiply(context, a, a_stride, b, b_stride, start, start_stride, c, c_stride, k):
         def generate(ctx, builder, signature, values):
-            a, a_stride, b, start, start_stride, c, c_stride, k = values
+            a, a_stride, b, b_stride, start, start_stride, c, c_stride, k = values
             v = Vectors(builder, F32, LANES)
 
             def row(base, stride, i):
@@ -48,62 +48,94 @@ def _tile(rows: int):
             sums = [
                 v.load(row(start, start_stride, i), offset=j * v.nbytes)
                 for i in range(rows)
-                for j in range(VECTORS)
+                for j in range(vectors)
             ]
 
             def step(index, held):
-                place = v.mul(index, VECTORS * v.nbytes)
+                place = builder.mul(index, b_stride)
                 element = v.mul(index, 4)
                 left = [v.broadcast(base, index=element) for base in a_rows]
                 result = list(held)
-                for j in range(VECTORS):
+                for j in range(vectors):
                     right = v.load(b, offset=j * v.nbytes, index=place)
                     for i in range(rows):
-                        at = i * VECTORS + j
+                        at = i * vectors + j
                         result[at] = v.fma(left[i], right, held[at])
                 return result
 
             sums = v.loop(k, sums, step)
             for i in range(rows):
-                for j in range(VECTORS):
-                    v.store(sums[i * VECTORS + j], row(c, c_stride, i), offset=j * v.nbytes)
+                for j in range(vectors):
+                    v.store(sums[i * vectors + j], row(c, c_stride, i), offset=j * v.nbytes)
             return ctx.get_dummy_value()
 
-        return types.void(*[types.int64] * 8), generate
+        return types.void(*[types.int64] * 9), generate
 
     return multiply
 
 
-_many = _tile(ROWS)
-_one = _tile(1)
+def block(vectors: int, high: int, middle: int):
+    """Return `multiply`, as of a tile, for any number of rows: tiles of two heights and single rows."""
+    _high, _middle, _low = _tile(high, vectors), _tile(middle, vectors), _tile(1, vectors)
+
+    @device
+    def multiply(a, a_stride, b, b_stride, start, start_stride, c, c_stride, k, rows):
+        i = 0
+        while i + high <= rows:
+            _high(a, a_stride, b, b_stride, start, start_stride, c, c_stride, k)
+            a, start, c, i = a + high * a_stride, start + high * start_stride, c + high * c_stride, i + high
+        while i + middle <= rows:
+            _middle(a, a_stride, b, b_stride, start, start_stride, c, c_stride, k)
+            a, start, c, i = (
+                a + middle * a_stride,
+                start + middle * start_stride,
+                c + middle * c_stride,
+                i + middle,
+            )
+        while i < rows:
+            _low(a, a_stride, b, b_stride, start, start_stride, c, c_stride, k)
+            a, start, c, i = a + a_stride, start + start_stride, c + c_stride, i + 1
+
+    return multiply
+
+
+_whole = block(VECTORS, 3, 2)
+_half = block(VECTORS // 2, 6, 3)
 
 
 @device
-def _panel(a, a_stride, b, start, start_stride, c, c_stride, rows, k):
-    """C = start + A B for `rows` rows of one panel; all strides in bytes, C and start at the panel."""
-    done = 0
-    while done < k:
+def _panel(a, a_stride, b, start, start_stride, c, c_stride, rows, k, width, backwards):
+    """C = start + A B for `rows` rows of one panel of `width`; strides in bytes, C and start at the panel.
+
+    Args:
+        backwards: take the pieces of k from the last to the first.
+    """
+    pieces = (k + DEPTH - 1) // DEPTH
+    b_stride = 4 * width
+    for index in range(pieces):
+        done = DEPTH * (pieces - 1 - index if backwards else index)
         depth = min(DEPTH, k - done)
-        i = 0
-        while i + ROWS <= rows:
-            _many(a + i * a_stride + 4 * done, a_stride, b + 4 * done * WIDTH,
-                  start + i * start_stride, start_stride, c + i * c_stride, c_stride, depth)  # fmt: skip
-            i += ROWS
-        while i < rows:
-            _one(a + i * a_stride + 4 * done, a_stride, b + 4 * done * WIDTH,
-                 start + i * start_stride, start_stride, c + i * c_stride, c_stride, depth)  # fmt: skip
-            i += 1
+        a_piece, b_piece = a + 4 * done, b + done * b_stride
+        if width == WIDTH:
+            _whole(a_piece, a_stride, b_piece, b_stride, start, start_stride, c, c_stride, depth, rows)
+        else:
+            _half(a_piece, a_stride, b_piece, b_stride, start, start_stride, c, c_stride, depth, rows)
         start = c
         start_stride = c_stride
-        done += depth
 
 
 @device
-def _product(a, a_stride, b, start, start_stride, c, c_stride, rows, k, width):
-    """C = start + A B for rows of `width` elements."""
-    for panel in range(width // WIDTH):
-        place = 4 * WIDTH * panel
-        _panel(a, a_stride, b + k * place, start + place, start_stride, c + place, c_stride, rows, k)
+def _product(a, a_stride, b, start, start_stride, c, c_stride, rows, k, width, backwards):
+    """C = start + A B for rows of `width` elements.
+
+    Steps go through B to and fro: what one read last is what the next reads first, from the nearer cache.
+    """
+    panels = (width + WIDTH - 1) // WIDTH
+    for index in range(panels):
+        column = WIDTH * (panels - 1 - index if backwards else index)
+        place = 4 * column
+        _panel(a, a_stride, b + k * place, start + place, start_stride, c + place, c_stride, rows, k,
+               min(WIDTH, width - column), backwards)  # fmt: skip
 
 
 def pack_weights():
@@ -112,11 +144,13 @@ def pack_weights():
     def kernel(p, begin, end, thread):
         goal, source, gates, hidden, padded, k, panels = (
             arg(p, 0), arg(p, 1), arg(p, 2), arg(p, 3), arg(p, 4), arg(p, 5), arg(p, 6))  # fmt: skip
-        first, all_gates = arg(p, 7), arg(p, 8)
+        first, all_gates, width = arg(p, 7), arg(p, 8), arg(p, 9)
         for unit in range(begin, end):
             d = unit // panels
             panel = unit - d * panels
-            for column in range(WIDTH):
+            wide = min(WIDTH, width - panel * WIDTH)
+            place = goal + 4 * (d * width + panel * WIDTH) * k
+            for column in range(wide):
                 at = panel * WIDTH + column
                 gate = at // padded
                 j = at - gate * padded
@@ -124,7 +158,7 @@ def pack_weights():
                 there = gate < gates and j < hidden
                 for i in range(k):
                     value = _load(source, base * k + i) if there else types.float32(0)
-                    _store(goal, (unit * k + i) * WIDTH + column, value)
+                    _store(place, i * wide + column, value)
 
     return kernel
 
@@ -157,18 +191,18 @@ def project():
     def kernel(p, begin, end, thread):
         x, w, bias, goal = arg(p, 0), arg(p, 1), arg(p, 2), arg(p, 3)
         rows, k, width, group = arg(p, 4), arg(p, 5), arg(p, 6), arg(p, 7)
-        panels = width // WIDTH
+        panels = (width + WIDTH - 1) // WIDTH
         groups = (rows + group - 1) // group
         for unit in range(begin, end):
             rest = unit // panels
             panel = unit - rest * panels
             d = rest // groups
             row = (rest - d * groups) * group
+            column = panel * WIDTH
             _panel(
-                x + 4 * row * k, 4 * k, w + 4 * (d * panels + panel) * k * WIDTH,
-                bias + 4 * (d * width + panel * WIDTH), 0,
-                goal + 4 * ((d * rows + row) * width + panel * WIDTH), 4 * width,
-                min(group, rows - row), k,
+                x + 4 * row * k, 4 * k, w + 4 * (d * width + column) * k, bias + 4 * (d * width + column), 0,
+                goal + 4 * ((d * rows + row) * width + column), 4 * width, min(group, rows - row), k,
+                min(WIDTH, width - column), False,
             )  # fmt: skip
 
     return kernel
@@ -220,6 +254,11 @@ def _hard_sigmoid(x, alpha, beta):
 
 
 @device
+def _elu(x, alpha, beta):
+    return alpha * expm1_32(x) if x < 0 else x
+
+
+@device
 def _softsign(x, alpha, beta):
     return x / (types.float32(1) + abs(x))
 
@@ -238,6 +277,7 @@ _FUNCTIONS = {
     "thresholdedrelu": _thresholded_relu,
     "scaledtanh": _scaled_tanh,
     "hardsigmoid": _hard_sigmoid,
+    "elu": _elu,
     "softsign": _softsign,
     "softplus": _softplus,
 }
@@ -423,8 +463,9 @@ def rnn_scan(name: str):
             r = arg(p, R) + 4 * d * width * hidden
             for step in range(steps):
                 t = steps - 1 - step if backwards else step
+                turn = (step & 1) != 0
                 xw, y = _step_places(p, d, row, t)
-                _product(state, padded, r, xw, arg(p, XW_ROW), gates, 4 * width, rows, hidden, width)
+                _product(state, padded, r, xw, arg(p, XW_ROW), gates, 4 * width, rows, hidden, width, turn)
                 for i in range(rows):
                     over = _is_over(arg(p, LENGTHS), row + i, t)
                     if not over:
@@ -462,8 +503,9 @@ def lstm_scan(names: tuple[str, ...], peepholes: bool, coupled: bool):
             peep = arg(p, OWN + 2) + 3 * d * padded
             for step in range(steps):
                 t = steps - 1 - step if backwards else step
+                turn = (step & 1) != 0
                 xw, y = _step_places(p, d, row, t)
-                _product(state, padded, r, xw, arg(p, XW_ROW), gates, 4 * width, rows, hidden, width)
+                _product(state, padded, r, xw, arg(p, XW_ROW), gates, 4 * width, rows, hidden, width, turn)
                 for i in range(rows):
                     over = _is_over(arg(p, LENGTHS), row + i, t)
                     if not over:
@@ -503,20 +545,21 @@ def gru_scan(names: tuple[str, ...], linear: bool):
             r = arg(p, R) + 4 * d * first_width * hidden
             for step in range(steps):
                 t = steps - 1 - step if backwards else step
+                turn = (step & 1) != 0
                 xw, y = _step_places(p, d, row, t)
                 if linear:
                     bias = arg(p, OWN + 2) + 4 * d * width
-                    _product(state, padded, r, bias, 0, gates, 4 * width, rows, hidden, width)
+                    _product(state, padded, r, bias, 0, gates, 4 * width, rows, hidden, width, turn)
                     for i in range(rows):
                         _add(gates + 4 * i * width, xw + i * arg(p, XW_ROW), 2 * arg(p, PADDED))
                 else:
                     _product(state, padded, r, xw, arg(p, XW_ROW), gates, 4 * first_width, rows, hidden,
-                             first_width)  # fmt: skip
+                             first_width, turn)  # fmt: skip
                     for i in range(rows):
                         reset(p, FUNCTIONS, limit, gates + 4 * i * first_width, state + i * padded,
                               product + i * padded, arg(p, PADDED))  # fmt: skip
                     _product(product, padded, arg(p, OWN) + 4 * d * second * hidden, xw + 2 * padded,
-                             arg(p, XW_ROW), candidate, 4 * second, rows, hidden, second)  # fmt: skip
+                             arg(p, XW_ROW), candidate, 4 * second, rows, hidden, second, turn)  # fmt: skip
                 for i in range(rows):
                     over = _is_over(arg(p, LENGTHS), row + i, t)
                     if not over:
@@ -526,7 +569,8 @@ def gru_scan(names: tuple[str, ...], linear: bool):
                                           arg(p, PADDED))  # fmt: skip
                         else:
                             finish(p, FUNCTIONS, limit, gates + 4 * i * first_width,
-                                   candidate + 4 * i * second, state + i * padded, arg(p, PADDED))  # fmt: skip
+                                   candidate + 4 * i * second, state + i * padded,
+                                   arg(p, PADDED))  # fmt: skip
                     _emit(y + i * arg(p, Y_ROW) if y != 0 else 0, state + i * padded, over, 4 * hidden)
             _give_state(last, state, row, rows, arg(p, LAST_ROW), 4 * hidden, padded)
 

@@ -21,7 +21,7 @@ _BY_CALL = 1024  # bytes of a row from which on memcpy is worth its call
 
 
 @cache
-def _mover(count: int):
+def mover(count: int):
     """Return an intrinsic that copies `count` bytes from any address to any other."""
 
     @intrinsic
@@ -37,7 +37,7 @@ def _mover(count: int):
     return move
 
 
-_move1, _move2, _move4, _move8, _move16, _move32, _move64 = (_mover(1 << i) for i in range(7))
+_move1, _move2, _move4, _move8, _move16, _move32, _move64 = (mover(1 << i) for i in range(7))
 
 
 @device
@@ -82,12 +82,13 @@ def _outer_offset(p, index, field):
 
 
 def flat():
-    """Kernel that copies bytes: source, goal, count, bytes per unit."""
+    """Kernel that copies bytes, or nothing where both are one place: source, goal, count, bytes per unit."""
 
     def kernel(p, begin, end, thread):
         count, step = arg(p, 2), arg(p, 3)
         start, stop = begin * step, min(end * step, count)
-        copy_row(arg(p, 1) + start, arg(p, 0) + start, stop - start)
+        if arg(p, 0) != arg(p, 1):
+            copy_row(arg(p, 1) + start, arg(p, 0) + start, stop - start)
 
     return kernel
 
@@ -153,7 +154,7 @@ def strided(size: int):
 
 
 @cache
-def _transpose_tile(size: int, edge: int):
+def transpose_tile(size: int, edge: int):
     """Return an intrinsic that transposes `edge` x `edge` elements: rows of both sides are contiguous."""
     element = {1: I8, 2: I16, 4: I32, 8: I64}[size]
     kind = ir.VectorType(element, edge)
@@ -201,7 +202,7 @@ def transposed(size: int, edge: int):
     Both have at least `edge` elements. Units: stripes of `edge` elements of m and all of n; the last
     one may reach back into the one before, and writes the same values there.
     """
-    tile = _transpose_tile(size, edge)
+    tile = transpose_tile(size, edge)
 
     def kernel(p, begin, end, thread):
         m, m_to, n, n_from = arg(p, _M), arg(p, _M_TO), arg(p, _N), size * arg(p, _N_FROM)

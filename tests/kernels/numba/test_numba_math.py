@@ -69,11 +69,15 @@ def _bound_of_gelu_tanh(x):
     return np.where(x < 0, 8 + np.abs(x) ** 3 / 4, 3)
 
 
+# Below this much they may be 0.
+_FLUSHED = {"sigmoid32": 3e-39, "silu32": 3e-37, "gelu_tanh32": 3e-37}
 # name, reference in float64, largest error in ulp
 _CASES = (
     ("exp32", np.exp, 1.01),
-    ("expm1_32", lambda x: np.expm1(np.minimum(x, 0)), 2),
+    ("expm1_32", lambda x: np.where(x > 0, 0, np.expm1(x)), 2),
     ("log32", np.log, 1),
+    ("sin32", np.sin, 2),
+    ("cos32", np.cos, 2),
     ("tanh32", np.tanh, 3),
     ("erf32", error_function, 2),
     ("sigmoid32", _sigmoid, 3),
@@ -83,6 +87,9 @@ _CASES = (
     ("gelu32", _gelu, _bound_of_gelu),
     ("gelu_tanh32", _gelu_tanh, _bound_of_gelu_tanh),
 )
+
+
+_SLACK = 1.0 if target().lanes > 4 else 1.5  # without a fused multiply-add
 
 
 def _looped(function):
@@ -104,8 +111,12 @@ def test_error_in_ulp(name, reference, bound):
     with np.errstate(all="ignore"):
         wanted = reference(_X.astype(np.float64))
         rounded = wanted.astype(np.float32)
-        limit = (bound(_X) if callable(bound) else bound) * np.spacing(np.abs(rounded)).astype(np.float64)
-        limit = np.where(np.abs(wanted) < 1e-36, np.maximum(limit, 1.3e-43), limit)
+        limit = (
+            _SLACK
+            * (bound(_X) if callable(bound) else bound)
+            * np.spacing(np.abs(rounded)).astype(np.float64)
+        )
+        limit = np.where(np.abs(wanted) < 1e-36, np.maximum(limit, _FLUSHED.get(name, 1.3e-43)), limit)
         close = np.abs(found.astype(np.float64) - wanted) <= limit
     same = (found == rounded) | (np.isnan(found) & np.isnan(rounded))
     wrong = ~(close | same)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnxref.kernels.numba.recurrent as family
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lowered import RefusedError, check_lowered, reference, run_lowered
 
-import onnxref.kernels.numba.recurrent as family
 from onnxref.lowering import Unsupported
 from onnxref.native._target import target
-from tests.lowered import check_lowered, reference, run_lowered
 
 TOLERANCE = 2e-5
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -72,7 +72,15 @@ def check(op: str, inputs: list[Any], attributes: dict[str, Any] | None = None, 
 @pytest.mark.parametrize("op", GATES)
 @pytest.mark.parametrize(
     ("steps", "batch", "inputs", "hidden"),
-    [(1, 1, 128, 128), (5, 1, 20, 16), (3, 2, 7, 33), (2, 3, 1, 1), (4, 13, 65, 48), (2, 29, 129, 130), (50, 2, 3, 5)],
+    [
+        (1, 1, 128, 128),
+        (5, 1, 20, 16),
+        (3, 2, 7, 33),
+        (2, 3, 1, 1),
+        (4, 13, 65, 48),
+        (2, 29, 129, 130),
+        (50, 2, 3, 5),
+    ],
 )
 def test_sizes(op: str, steps: int, batch: int, inputs: int, hidden: int) -> None:
     check(op, layer(op, steps, batch, inputs, hidden))
@@ -142,6 +150,7 @@ def test_clip(op: str, clip: float) -> None:
         ("ThresholdedRelu", (0.3,), None),
         ("ScaledTanh", (1.5,), (0.7,)),
         ("HardSigmoid", None, None),
+        ("Elu", (0.7,), None),
         ("Softsign", None, None),
         ("Softplus", None, None),
     ],
@@ -195,8 +204,8 @@ def test_results_do_not_depend_on_the_batch(op: str) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.sampled_from(sorted(GATES)), st.integers(1, 5), st.integers(1, 15), st.integers(1, 70), st.integers(1, 70),
-    st.booleans(), st.data(),
+    st.sampled_from(sorted(GATES)), st.integers(1, 5), st.integers(1, 15), st.integers(1, 70),
+    st.integers(1, 70), st.booleans(), st.data(),
 )  # fmt: skip
 def test_any_sizes(
     op: str, steps: int, batch: int, inputs: int, hidden: int, both: bool, data: st.DataObject
@@ -212,7 +221,7 @@ def test_any_sizes(
         ({0: np.zeros((2, 1, 3))}, {}, "float32"),
         ({1: np.zeros((1, 4, 3), np.float32)}, {}, "W must have"),
         ({4: np.array([3], np.int32)}, {}, "out of range"),
-        ({}, {"activations": ("Elu",)}, "elu"),
+        ({}, {"activations": ("Selu",)}, "selu"),
         ({}, {"hidden_size": 3}, "hidden_size"),
     ],
 )
@@ -224,13 +233,21 @@ def test_refusals(change: dict[int, Any], attributes: dict[str, Any], reason: st
         run_lowered("RNN", inputs, [None, None], attributes, constants=(1, 2, 3, 4))
 
 
-def test_lengths_must_be_known() -> None:
-    with pytest.raises(Unsupported, match="sequence_lens"):
-        run_lowered("RNN", layer("RNN", 2, 1, 3, 5, lengths=[1]), [None, None], constants=(1, 2))
+@pytest.mark.parametrize("op", GATES)
+def test_lengths_may_be_computed(op: str) -> None:
+    inputs = layer(op, 6, 3, 9, 20, directions=2, lengths=[4, 0, 6])
+    check(op, inputs, {"direction": "bidirectional"}, constants=(1, 2, 3))
+
+
+@pytest.mark.parametrize("wrong", [-1, 3, -(2**31)])
+def test_computed_lengths_must_be_in_range(wrong: int) -> None:
+    inputs = layer("RNN", 2, 2, 3, 5, lengths=[1, wrong])
+    with pytest.raises(RefusedError):
+        run_lowered("RNN", inputs, [((2, 1, 2, 5), np.float32), None], constants=(1, 2))
 
 
 def test_panels_are_as_wide_as_the_code_has_them() -> None:
     from onnxref.kernels.numba.code import recurrent as code
 
     assert family.panel_width() == code.WIDTH
-    assert code.LANES == target().lanes
+    assert target().lanes == code.LANES

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from .adjudications import EXPLAINED, adjudications
+from .adjudications import adjudications, with_right_outputs
 from .cases import Case, write_case
 from .errors import ResultsError, SuiteError
 from .page import to_html
@@ -89,7 +89,7 @@ def _run_all(
             found.add(run)
             if writer and pending:
                 writer.write(run)
-            for case, reply in run_cases(run.backend, pending, options):
+            for case, reply in run_cases(run.backend, with_right_outputs(pending), options):
                 result = make_result(run, case, reply)
                 found.add(result)
                 if writer:
@@ -107,8 +107,9 @@ def _keep(found: ResultSet, earlier: ResultSet, backend: str, names: set[str]) -
 
 def make_result(run: RunInfo, case: Case, reply: Reply) -> Result:
     """Return a worker's reply as a result, with the adjudication of the case where there is one."""
-    adjudicated = case.id in adjudications()
-    explained = adjudicated and reply["outcome"] in EXPLAINED
+    entry = adjudications().get(case.id)
+    adjudicated = entry is not None
+    explained = entry is not None and entry.explains(reply["outcome"], reply.get("right", False))
     return Result(
         run=run.run,
         backend=run.backend,
@@ -126,6 +127,8 @@ def make_result(run: RunInfo, case: Case, reply: Reply) -> Result:
         seconds=reply["seconds"],
         adjudicated=adjudicated,
         was=reply["outcome"] if explained else "",
+        nodes=reply.get("nodes", 0),
+        native=reply.get("native", 0),
     )
 
 
@@ -175,7 +178,7 @@ def case_command(name: str, backends: Sequence[str], releases: Sequence[str], *,
     passed = True
     for backend in backends:
         probe(backend, options)
-        for _, reply in run_cases(backend, [case], options, shown=SHOWN):
+        for _, reply in run_cases(backend, with_right_outputs([case]), options, shown=SHOWN):
             _print_case(console, backend, case, reply)
             passed &= reply["outcome"] == "passed"
     entry = adjudications().get(case.id)
@@ -187,6 +190,8 @@ def case_command(name: str, backends: Sequence[str], releases: Sequence[str], *,
 
 def _print_case(console: Console, backend: str, case: Case, reply: Reply) -> None:
     outcome = reply["outcome"]
+    if reply.get("right"):
+        reply["message"] += "; these are the outputs that the case should expect"
     console.print(Text(f"{backend}  {case.id}: "), Text(outcome, style=STYLES[outcome]), sep="")
     if reply["message"]:
         console.print(Text(reply["message"]))

@@ -123,6 +123,42 @@ def ceil_mode(facts: Facts) -> bool:
     return bool(facts.attributes.get("ceil_mode"))
 
 
+def over_ten(facts: Facts) -> bool:
+    """An input has a number above 10, whose exponential may overflow."""
+    return any(_any(lambda wide: wide > 10, value) for value in facts.inputs)
+
+
+def narrow_float(facts: Facts) -> bool:
+    """The first input has a float type of 16 bits."""
+    return facts.inputs[0].dtype.name in ("float16", "bfloat16")
+
+
+def two_classes(facts: Facts) -> bool:
+    """There are two class labels."""
+    labels = ("classlabels_strings", "classlabels_int64s")
+    return any(len(facts.attributes.get(name, ())) == 2 for name in labels)
+
+
+def has_int32_limit(facts: Facts) -> bool:
+    """An input other than the first has the largest int32."""
+    return any(value.dtype.kind == "i" and bool((value == 2**31 - 1).any()) for value in facts.inputs[1:])
+
+
+def interpolated_integer(facts: Facts) -> bool:
+    """The first input has an integer type, and the attribute `mode` is not `nearest`."""
+    return integer(facts) and facts.attributes.get("mode", b"nearest") != b"nearest"
+
+
+def negative_leaf(facts: Facts) -> bool:
+    """A leaf of a tree has a weight below 0."""
+    return any(weight < 0 for weight in facts.attributes.get("class_weights", ()))
+
+
+def based_targets(facts: Facts) -> bool:
+    """There are several targets with base values."""
+    return facts.attributes.get("n_targets", 1) > 1 and "base_values" in facts.attributes
+
+
 def _any(test: Callable[[Array], Array], value: Array) -> bool:
     if value.dtype.kind in "OUbiu" or not value.size:
         return False
@@ -149,6 +185,13 @@ PREDICATES: dict[str, Callable[[Facts], bool]] = {
         integer_negative_power,
         same_padding,
         ceil_mode,
+        over_ten,
+        interpolated_integer,
+        negative_leaf,
+        based_targets,
+        narrow_float,
+        two_classes,
+        has_int32_limit,
     )
 }
 

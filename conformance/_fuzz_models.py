@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from ._fuzz_known import known_disagreements
-from ._fuzz_operators import RULES, Node, nodes, operators, schema_of
+from ._fuzz_learning import DOMAIN as ML
+from ._fuzz_operators import (
+    ML_OPSET,
+    RULES,
+    SEQUENCES,
+    Node,
+    domain_of,
+    nodes,
+    operators,
+    schema_of,
+)
 from ._fuzz_values import DTYPES, Array, Draw, arrays
 from .cases import Case, DataSet
 from .values import encode
@@ -58,32 +68,53 @@ def trials(draw: Draw, operator: str, opset: int) -> Trial:
     """Draw a trial of an operator, or of a chain of operators."""
     if operator == CHAIN:
         return draw(_chains(opset))  # type: ignore[no-any-return]
+    if operator in SEQUENCES:
+        return draw(_sequences(operator, opset))  # type: ignore[no-any-return]
     node = draw(nodes(operator, opset))
     names = [f"x{index}" if value is not None else "" for index, value in enumerate(node.inputs)]
     outputs = [f"y{index}" for index in range(node.outputs)]
-    proto = helper.make_node(operator, names, outputs, **node.attributes)
+    proto = helper.make_node(operator, names, outputs, domain=domain_of(operator), **node.attributes)
     feeds = {name: value for name, value in zip(names, node.inputs, strict=True) if value is not None}
-    model = _model([proto], feeds, outputs, opset)
+    model = _model([proto], feeds, outputs, opset, node.types)
     return Trial(operator, opset, model, tuple(feeds.values()), _body_model(node, proto, model, opset))
 
 
 def _model(
-    protos: list[onnx.NodeProto], feeds: dict[str, Array], outputs: list[str], opset: int
+    protos: list[onnx.NodeProto],
+    feeds: dict[str, Array],
+    outputs: list[str],
+    opset: int,
+    types: tuple[str, ...] = (),
 ) -> onnx.ModelProto:
-    """Return the model with its inferred types; types that cannot be inferred end the example."""
+    """Return the model with its inferred types, those of `types` where onnx cannot infer any.
+
+    An output of which neither tells the type ends the example.
+    """
     infos = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
         for name, value in feeds.items()
     ]
     declared = [helper.make_empty_tensor_value_info(name) for name in outputs]
     graph = helper.make_graph(protos, "fuzz", infos, declared)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION)
+    imports = [helper.make_opsetid("", opset)]
+    if any(proto.domain == ML for proto in protos):
+        imports.append(helper.make_opsetid(ML, ML_OPSET))
+    model = helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION)
     try:
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     except onnx.shape_inference.InferenceError:
         assume(False)
-    assume(all(info.type.tensor_type.elem_type for info in model.graph.output))
+    for info, type_string in zip(model.graph.output, types, strict=False):
+        if type_string and not _is_known(info.type):
+            info.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(DTYPES[type_string])
+    assume(all(_is_known(info.type) for info in model.graph.output))
     return model
+
+
+def _is_known(declared: onnx.TypeProto) -> bool:
+    if declared.HasField("sequence_type"):
+        return _is_known(declared.sequence_type.elem_type)
+    return bool(declared.tensor_type.elem_type)
 
 
 def _body_model(
@@ -126,6 +157,49 @@ def _body(schema: Any, proto: onnx.NodeProto, model: onnx.ModelProto, opset: int
     else:
         return None
     return onnx.FunctionProto.FromString(data) if data else None
+
+
+@st.composite
+def _sequences(draw: Draw, operator: str, opset: int) -> Trial:
+    """Draw tensors, make a sequence of them and do one thing with it."""
+    dtype = DTYPES[draw(st.sampled_from(list(DTYPES)))]
+    shape = draw(st.lists(st.integers(0, 3), min_size=1, max_size=3).map(tuple))
+    if operator == "SplitToSequence":
+        return _split_trial(draw, draw(arrays(dtype, shape)), opset)
+    count = draw(st.integers(1, 3))
+    feeds = {f"x{i}": draw(arrays(dtype, shape)) for i in range(count)}
+    protos = [helper.make_node("SequenceConstruct", list(feeds), ["s"])]
+    names, attributes = ["s"], {}
+    if operator == "ConcatFromSequence":
+        new = draw(st.integers(0, 1))
+        rank = len(shape) + new
+        attributes = {"axis": draw(st.integers(-rank, rank - 1)), "new_axis": new}
+    elif operator == "SequenceInsert":
+        feeds["x"] = draw(arrays(dtype, shape))
+        names.append("x")
+    if operator != "ConcatFromSequence" and (operator == "SequenceAt" or draw(st.booleans())):
+        last = count if operator == "SequenceInsert" else count - 1
+        feeds["at"] = np.array(draw(st.integers(-count, last)), np.int64)
+        names.append("at")
+    protos.append(helper.make_node(operator, names, ["y0"], **attributes))
+    return Trial(operator, opset, _model(protos, feeds, ["y0"], opset), tuple(feeds.values()))
+
+
+def _split_trial(draw: Draw, data: Array, opset: int) -> Trial:
+    axis = draw(st.integers(-data.ndim, data.ndim - 1))
+    assume(data.shape[axis])
+    feeds, attributes = {"x0": data}, {"axis": axis}
+    size = data.shape[axis]
+    match draw(st.sampled_from(("none", "each", "sizes"))):
+        case "none":
+            attributes["keepdims"] = draw(st.integers(0, 1))
+        case "each":
+            feeds["split"] = np.array(draw(st.integers(1, size)), np.int64)
+        case "sizes":
+            first = draw(st.integers(0, size))
+            feeds["split"] = np.array([first, size - first], np.int64)
+    node = helper.make_node("SplitToSequence", list(feeds), ["y0"], **attributes)
+    return Trial("SplitToSequence", opset, _model([node], feeds, ["y0"], opset), tuple(feeds.values()))
 
 
 @st.composite

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,18 +12,26 @@ from hypothesis import strategies as st
 from onnx import helper
 from onnx.defs import OpSchema
 
+from ._fuzz_learning import DOMAIN as ML
+from ._fuzz_learning import RULES as LEARNING
+from ._fuzz_pen import Pen, Rule
+from ._fuzz_structured import RULES as STRUCTURED
 from ._fuzz_values import (
     DTYPES,
+    LONG,
     Array,
     Draw,
-    Shape,
-    arrays,
     axes_of,
     broadcastable,
     indices,
     several_axes,
     shapes,
 )
+
+ML_OPSET = 3  # the newest that all of the operators of `_fuzz_learning.py` have, with lists as attributes
+
+# Models of several nodes, because their inputs are no tensors: see `_fuzz_models.py`.
+SEQUENCES = ("ConcatFromSequence", "SequenceAt", "SequenceErase", "SequenceInsert", "SplitToSequence")
 
 # Their results are drawn, or they do nothing that can be compared from outside.
 RANDOM = frozenset(
@@ -42,38 +49,21 @@ RANDOM = frozenset(
 
 @dataclass(slots=True)
 class Node:
-    """One node and the values of its inputs; None where an optional input is left out."""
+    """One node and the values of its inputs; None where an optional input is left out.
+
+    Attributes:
+        types: the type that the schema gives each output, "" where the inputs do not decide.
+    """
 
     schema: OpSchema
     inputs: list[Array | None]
     attributes: dict[str, Any] = field(default_factory=dict)
-    outputs: int = 1
+    types: tuple[str, ...] = ("",)
 
+    @property
+    def outputs(self) -> int:
+        return len(self.types)
 
-@dataclass(frozen=True, slots=True)
-class Pen:
-    """What a rule draws with: the schema's types are bound, the same variable to the same type."""
-
-    draw: Draw
-    schema: OpSchema
-    types: dict[str, str]
-
-    def dtype(self, index: int) -> np.dtype[Any]:
-        formal = self.schema.inputs[min(index, len(self.schema.inputs) - 1)]
-        return DTYPES[self.types.get(formal.type_str, formal.type_str)]
-
-    def array(self, index: int, shape: Shape, *, tame: bool | None = None) -> Array:
-        made: Array = self.draw(arrays(self.dtype(index), shape, tame=tame))
-        return made
-
-    def maybe(self, index: int, shape: Shape, *, tame: bool | None = None) -> Array | None:
-        return self.array(index, shape, tame=tame) if self.draw(st.booleans()) else None
-
-    def pick(self, *choices: Any) -> Any:
-        return self.draw(st.sampled_from(choices))
-
-
-Rule = Callable[[Pen], tuple[list[Array | None], dict[str, Any]]]
 
 # Attributes that the schema leaves open; a rule's own attributes come on top.
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -109,15 +99,22 @@ _FLAGS = frozenset(
 
 
 def operators(opset: int) -> list[str]:
-    """Return the operators of ai.onnx that can be generated at an opset."""
+    """Return the operators that can be generated at an opset of ai.onnx, those of ai.onnx.ml at the end."""
     names = sorted({schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain})
-    return [name for name in names if _can_generate(name, opset)]
+    found = [name for name in (*names, *LEARNING) if _can_generate(name, opset)]
+    return found + [name for name in SEQUENCES if schema_of(name, opset)]
+
+
+def domain_of(name: str) -> str:
+    """Return the domain of an operator's name."""
+    return ML if name in LEARNING else ""
 
 
 def schema_of(name: str, opset: int) -> OpSchema | None:
     """Return the schema in force at an opset; None where there is none."""
+    domain = domain_of(name)
     try:
-        schema = onnx.defs.get_schema(name, opset, "")
+        schema = onnx.defs.get_schema(name, ML_OPSET if domain else opset, domain)
     except onnx.defs.SchemaError:
         return None
     return None if schema.deprecated else schema
@@ -162,7 +159,10 @@ def nodes(draw: Draw, name: str, opset: int) -> Node:
             assume(rank > 0)
             if schema.attributes[key].required or draw(st.booleans()):
                 attributes[key] = draw(axes_of(rank))
-    return Node(schema, inputs, attributes, outputs)
+    last = len(schema.outputs) - 1
+    names = [schema.outputs[min(index, last)].type_str for index in range(outputs)]
+    found = [types.get(name, name) for name in names]
+    return Node(schema, inputs, attributes, tuple(name if name in DTYPES else "" for name in found))
 
 
 def _plain(pen: Pen) -> tuple[list[Array | None], dict[str, Any]]:
@@ -197,7 +197,7 @@ def _clip(pen: Pen) -> Any:
 
 
 def _matmul(pen: Pen) -> Any:
-    m, k, n = (pen.pick(2, 1, 3, 0) for _ in range(3))
+    m, k, n = (pen.pick(2, 1, 3, 0, *LONG) for _ in range(3))
     batch = pen.draw(shapes(0, 2))
     left, right = (pen.draw(broadcastable(batch)) for _ in range(2))
     a = (k,) if pen.draw(st.booleans()) else (*left, m, k)
@@ -206,7 +206,7 @@ def _matmul(pen: Pen) -> Any:
 
 
 def _gemm(pen: Pen) -> Any:
-    m, k, n = (pen.pick(2, 1, 3, 0) for _ in range(3))
+    m, k, n = (pen.pick(2, 1, 3, 0, *LONG) for _ in range(3))
     flags = {"transA": pen.pick(0, 1), "transB": pen.pick(0, 1)}
     a = (k, m) if flags["transA"] else (m, k)
     b = (n, k) if flags["transB"] else (k, n)
@@ -230,9 +230,9 @@ def _spatial(pen: Pen, kernel: list[int]) -> dict[str, Any]:
 
 
 def _conv(pen: Pen) -> Any:
-    space = [pen.pick(3, 5, 4, 1) for _ in range(pen.pick(1, 2))]
+    space = [pen.pick(3, 5, 4, 1, 9) for _ in range(pen.pick(1, 2))]
     kernel = [pen.pick(1, 2, 3) for _ in space]
-    group, per, out = pen.pick(1, 2), pen.pick(1, 2), pen.pick(1, 2)
+    group, per, out = pen.pick(1, 2), pen.pick(1, 2, 16, 17), pen.pick(1, 2, 16, 17)
     x = pen.array(0, (pen.pick(1, 2, 0), group * per, *space))
     w = pen.array(1, (group * out, per, *kernel))
     return [x, w, pen.maybe(2, (group * out,))], _spatial(pen, kernel) | {"group": group}
@@ -248,7 +248,7 @@ def _conv_transpose(pen: Pen) -> Any:
 
 
 def _pool(pen: Pen) -> Any:
-    space = [pen.pick(4, 3, 5, 1) for _ in range(pen.pick(1, 2))]
+    space = [pen.pick(4, 3, 5, 1, 18) for _ in range(pen.pick(1, 2))]
     made = _spatial(pen, [pen.pick(2, 1, 3) for _ in space])
     if pen.draw(st.booleans()):
         made["ceil_mode"] = 1
@@ -256,7 +256,7 @@ def _pool(pen: Pen) -> Any:
         made["count_include_pad"] = pen.pick(0, 1)
     if "p" in pen.schema.attributes:
         made["p"] = pen.pick(2, 1, 3)
-    return [pen.array(0, (1, pen.pick(1, 2), *space))], made
+    return [pen.array(0, (1, pen.pick(1, 2, 16, 17), *space))], made
 
 
 def _concat(pen: Pen) -> Any:
@@ -443,59 +443,64 @@ def _matmul_integer(pen: Pen) -> Any:
     return [*inputs, pen.maybe(2, ()), pen.maybe(3, ())], {}
 
 
-RULES: dict[str, Rule] = dict.fromkeys(
-    [
-        "ReduceL1",
-        "ReduceL2",
-        "ReduceLogSum",
-        "ReduceLogSumExp",
-        "ReduceMax",
-        "ReduceMean",
-        "ReduceMin",
-        "ReduceProd",
-        "ReduceSum",
-        "ReduceSumSquare",
-    ],
-    _reduce,
-) | {
-    "AveragePool": _pool,
-    "BatchNormalization": _batch_norm,
-    "Cast": _cast,
-    "Clip": _clip,
-    "Concat": _concat,
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "CumSum": _cumsum,
-    "DepthToSpace": _depth_to_space,
-    "DequantizeLinear": _quantize,
-    "Det": _matrix,
-    "Expand": _expand,
-    "Gather": _gather,
-    "GatherElements": _gather_elements,
-    "Gemm": _gemm,
-    "GlobalAveragePool": _same_rank,
-    "GlobalMaxPool": _same_rank,
-    "InstanceNormalization": _instance_norm,
-    "LRN": _lrn,
-    "LayerNormalization": _layer_norm,
-    "LpPool": _pool,
-    "MatMul": _matmul,
-    "MatMulInteger": _matmul_integer,
-    "MaxPool": _pool,
-    "Mod": _mod,
-    "Pad": _pad,
-    "QuantizeLinear": _quantize,
-    "RMSNormalization": _layer_norm,
-    "Range": _range,
-    "Reshape": _reshape,
-    "ScatterElements": _scatter_elements,
-    "Slice": _slice,
-    "SpaceToDepth": _depth_to_space,
-    "Split": _split,
-    "Squeeze": _squeeze,
-    "Tile": _tile,
-    "TopK": _topk,
-    "Transpose": _transpose,
-    "Trilu": _trilu,
-    "Unsqueeze": _unsqueeze,
-}
+RULES: dict[str, Rule] = (
+    LEARNING
+    | STRUCTURED
+    | dict.fromkeys(
+        [
+            "ReduceL1",
+            "ReduceL2",
+            "ReduceLogSum",
+            "ReduceLogSumExp",
+            "ReduceMax",
+            "ReduceMean",
+            "ReduceMin",
+            "ReduceProd",
+            "ReduceSum",
+            "ReduceSumSquare",
+        ],
+        _reduce,
+    )
+    | {
+        "AveragePool": _pool,
+        "BatchNormalization": _batch_norm,
+        "Cast": _cast,
+        "Clip": _clip,
+        "Concat": _concat,
+        "Conv": _conv,
+        "ConvTranspose": _conv_transpose,
+        "CumSum": _cumsum,
+        "DepthToSpace": _depth_to_space,
+        "DequantizeLinear": _quantize,
+        "Det": _matrix,
+        "Expand": _expand,
+        "Gather": _gather,
+        "GatherElements": _gather_elements,
+        "Gemm": _gemm,
+        "GlobalAveragePool": _same_rank,
+        "GlobalMaxPool": _same_rank,
+        "InstanceNormalization": _instance_norm,
+        "LRN": _lrn,
+        "LayerNormalization": _layer_norm,
+        "LpPool": _pool,
+        "MatMul": _matmul,
+        "MatMulInteger": _matmul_integer,
+        "MaxPool": _pool,
+        "Mod": _mod,
+        "Pad": _pad,
+        "QuantizeLinear": _quantize,
+        "RMSNormalization": _layer_norm,
+        "Range": _range,
+        "Reshape": _reshape,
+        "ScatterElements": _scatter_elements,
+        "Slice": _slice,
+        "SpaceToDepth": _depth_to_space,
+        "Split": _split,
+        "Squeeze": _squeeze,
+        "Tile": _tile,
+        "TopK": _topk,
+        "Transpose": _transpose,
+        "Trilu": _trilu,
+        "Unsqueeze": _unsqueeze,
+    }
+)

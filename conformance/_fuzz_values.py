@@ -66,9 +66,17 @@ def arrays(draw: Draw, dtype: np.dtype[Any], shape: Shape, *, tame: bool | None 
     return made.reshape(shape)
 
 
-def shapes(low: int = 0, high: int = 4, *, smallest: int = 0) -> st.SearchStrategy[Shape]:
-    """Return a strategy for shapes with `low` to `high` dimensions, sizes up to 3."""
-    return st.lists(st.integers(smallest, 3), min_size=low, max_size=high).map(tuple)
+LONG = (8, 17, 33)  # longer than the registers of a processor, with a rest and without
+
+
+@st.composite
+def shapes(draw: Draw, low: int = 0, high: int = 4, *, smallest: int = 0) -> Shape:
+    """Draw a shape with `low` to `high` dimensions, sizes up to 3; one of them may be much longer."""
+    made = draw(st.lists(st.integers(smallest, 3), min_size=low, max_size=high))
+    at = draw(st.integers(-6, len(made) - 1))
+    if at >= 0:
+        made[at] = draw(st.sampled_from(LONG))
+    return tuple(made)
 
 
 @st.composite

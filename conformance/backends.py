@@ -3,6 +3,7 @@
 A backend is named by a word or by a dotted name:
 
     numpy, numba, cupy       onnxref with that kernel set
+    numba-constants          the same, with all inputs but the first as constants of the model, as weights are
     onnxruntime              ONNX Runtime on the CPU
     onnx.reference           the evaluator of the onnx package
     package.module:Class     an `onnx.backend.base.Backend`
@@ -11,6 +12,7 @@ A backend is named by a word or by a dotted name:
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import importlib
 import inspect
@@ -30,8 +32,12 @@ from .errors import BackendUnavailableError
 
 Execute = Callable[[list[Any]], Sequence[Any]]
 
+# A native function takes 0.3 to 2 s to compile, a large model has a hundred; they are cached on disk.
+COMPILING_SECONDS = 240.0
+
 KERNEL_SETS = ("numpy", "numba", "cupy")
-KNOWN = (*KERNEL_SETS, "onnxruntime", "onnx.reference")
+CONSTANTS = "-constants"
+KNOWN = (*KERNEL_SETS, f"numba{CONSTANTS}", "onnxruntime", "onnx.reference")
 
 
 class UnsupportedError(Exception):
@@ -39,7 +45,14 @@ class UnsupportedError(Exception):
 
 
 class Adapter(Protocol):
-    """What the worker needs of a backend."""
+    """What the worker needs of a backend.
+
+    Attributes:
+        patience: seconds that a case may take beyond its limit, for a backend that compiles when it first
+            sees an operator and would look as if it hung.
+    """
+
+    patience: float
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the packages that decide the results."""
@@ -58,8 +71,8 @@ def make_adapter(spec: str) -> Adapter:
     Raises:
         BackendUnavailableError: there is no such backend, or it cannot be imported.
     """
-    if spec in KERNEL_SETS:
-        return OnnxRefAdapter(spec)
+    if spec.removesuffix(CONSTANTS) in KERNEL_SETS:
+        return OnnxRefAdapter(spec.removesuffix(CONSTANTS), constants=spec.endswith(CONSTANTS))
     try:
         if spec == "onnxruntime":
             return OnnxRuntimeAdapter()
@@ -86,10 +99,17 @@ def make_adapter(spec: str) -> Adapter:
 
 
 class OnnxRefAdapter:
-    """onnxref with one of its kernel sets."""
+    """onnxref with one of its kernel sets.
 
-    def __init__(self, kernels: str) -> None:
+    Args:
+        constants: make constants of all tensors but the first input. Some kernels ask for weights that are
+            known while planning, and the cases of the suites hand over everything as inputs.
+    """
+
+    def __init__(self, kernels: str, *, constants: bool = False) -> None:
         self._kernels = kernels
+        self._constants = constants
+        self.patience = 0.0 if kernels == "numpy" else COMPILING_SECONDS
         try:
             # Only a run tells whether this onnxref, on this machine, has the kernel set.
             onnxref.run(onnx.helper.make_node("Neg", ["x"], ["y"]), [np.ones(1)], backend=kernels)
@@ -107,11 +127,67 @@ class OnnxRefAdapter:
             session = onnxref.InferenceSession(model if path is None else path, backend=self._kernels)
         except onnxref.UnsupportedOperatorError as error:
             raise UnsupportedError(str(error)) from error
+        if self._constants:
+            proto = onnx.ModelProto.FromString(model) if path is None else onnx.load(path)
+            return NativeExecute(lambda inputs: self._with_constants(proto, inputs))
+        if self._kernels != "numpy":
+            return NativeExecute(lambda inputs: (session, inputs))
         return lambda inputs: session.run(None, inputs)
+
+    def _with_constants(
+        self, model: onnx.ModelProto, inputs: list[Any]
+    ) -> tuple[onnxref.InferenceSession, list[Any]]:
+        made = onnx.ModelProto()
+        made.CopyFrom(model)
+        made.ir_version = max(model.ir_version, 4)  # before that, initializers are inputs as well
+        initialized = {tensor.name for tensor in model.graph.initializer}
+        infos = [
+            info
+            for info in model.graph.input
+            if len(inputs) > len(model.graph.input) - len(initialized) or info.name not in initialized
+        ]
+        del made.graph.input[:]
+        kept: list[Any] = []
+        for info, value in zip(infos, inputs, strict=False):
+            if kept and isinstance(value, np.ndarray) and info.name not in initialized:
+                made.graph.initializer.append(onnx.numpy_helper.from_array(value, info.name))
+            else:
+                made.graph.input.append(info)
+                kept.append(value)
+        return onnxref.InferenceSession(made, backend=self._kernels), kept
+
+
+class NativeExecute:
+    """Runs a session twice: the reference learns the shapes in the first run, the second is native.
+
+    Args:
+        open_session: from the inputs to a session and the inputs that it takes.
+    """
+
+    def __init__(
+        self, open_session: Callable[[list[Any]], tuple[onnxref.InferenceSession, list[Any]]]
+    ) -> None:
+        self._open = open_session
+        self._session: onnxref.InferenceSession | None = None
+
+    def __call__(self, inputs: list[Any]) -> Sequence[Any]:
+        self._session, taken = self._open(inputs)
+        # A copy each: a kernel that writes to its inputs must not be forgiven by the second run.
+        self._session.run(None, copy.deepcopy(taken))
+        return self._session.run(None, copy.deepcopy(taken))
+
+    def coverage(self) -> tuple[int, int]:
+        """Return how many of the model's nodes ran natively, and of how many."""
+        found = [] if self._session is None else self._session.explain()
+        rows = [row for row in found if row.kind != "known"]
+        native = sum(len(row.nodes) for row in rows if row.kind == "native")
+        return native, sum(len(row.nodes) for row in rows)
 
 
 class OnnxReferenceAdapter:
     """`onnx.reference.ReferenceEvaluator`."""
+
+    patience = 0.0
 
     def __init__(self) -> None:
         self._module = importlib.import_module("onnx.reference")
@@ -138,6 +214,8 @@ class OnnxReferenceAdapter:
 
 class OnnxRuntimeAdapter:
     """ONNX Runtime's CPU provider."""
+
+    patience = 0.0
 
     def __init__(self) -> None:
         self._ort = importlib.import_module("onnxruntime")
@@ -191,6 +269,8 @@ class OnnxRuntimeAdapter:
 class BackendAdapter:
     """Anything with the interface of `onnx.backend.base.Backend`."""
 
+    patience = 0.0
+
     def __init__(self, backend: Any, module: str) -> None:
         self._backend = backend
         self._module = module
@@ -217,6 +297,8 @@ class BackendAdapter:
 
 class CallableAdapter:
     """A function from the bytes of a model and a list of inputs to a list of outputs."""
+
+    patience = 0.0
 
     def __init__(self, function: Callable[[bytes, list[Any]], Sequence[Any]], module: str) -> None:
         self._function = function

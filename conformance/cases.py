@@ -50,6 +50,8 @@ class Case:
         type: the element type that is tested, such as `float16`: that of the first input; "" for none.
         types_only: nobody foretold the values: outputs must have the types and shapes that the graph
             declares, and the data sets hold no outputs.
+        right, right_atol: the outputs that are right where those of the data set have been found wrong.
+        right_declared: then any values of the declared types and shapes are right.
         folder: where the case lies; None for a case that is held in memory, in `model` and `data_sets`.
     """
 
@@ -63,6 +65,9 @@ class Case:
     rtol: float = RTOL
     atol: float = ATOL
     types_only: bool = False
+    right: tuple[bytes, ...] = field(default=(), repr=False)
+    right_atol: float = ATOL
+    right_declared: bool = False
     folder: Path | None = None
     model: bytes = field(default=b"", repr=False)
     data_sets: tuple[DataSet, ...] = field(default=(), repr=False)
@@ -99,6 +104,8 @@ class Case:
         told: dict[str, Any] = {"id": self.id, "rtol": self.rtol, "atol": self.atol}
         if self.types_only:
             told["types_only"] = True
+        if self.right or self.right_declared:
+            told["right"] = [_texts(self.right), self.right_atol, self.right_declared]
         if self.folder is not None:
             return told | {"folder": str(self.folder)}
         data = [[_texts(data_set.inputs), _texts(data_set.outputs)] for data_set in self.data_sets]
@@ -110,6 +117,9 @@ def from_json(told: dict[str, Any]) -> Case:
     suite, group, name = told["id"].split("/", 2)
     case = {"suite": suite, "group": group, "name": name, "rtol": told["rtol"], "atol": told["atol"]}
     case["types_only"] = told.get("types_only", False)
+    if "right" in told:
+        right, atol, declared = told["right"]
+        case |= {"right": _bytes(right), "right_atol": atol, "right_declared": declared}
     if "folder" in told:
         return Case(**case, folder=Path(told["folder"]))
     data_sets = tuple(DataSet(_bytes(inputs), _bytes(outputs)) for inputs, outputs in told["data_sets"])

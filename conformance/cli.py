@@ -16,8 +16,8 @@ app = typer.Typer(help="Measure any ONNX backend, and compare what was measured.
 errors = Console(stderr=True)
 
 BACKEND_HELP = (
-    "numpy, numba or cupy (onnxref), onnxruntime, onnx.reference, package.module:Backend, or "
-    "package.module:function(model_bytes, inputs). Repeat for several."
+    "numpy, numba, numba-constants or cupy (onnxref), onnxruntime, onnx.reference, "
+    "package.module:Backend, or package.module:function(model_bytes, inputs). Repeat for several."
 )
 Backends = Annotated[list[str], typer.Option("--backend", "-b", metavar="NAME", help=BACKEND_HELP)]
 Releases = Annotated[

@@ -68,7 +68,13 @@ def _value(where: str, expected: Any, actual: Any, rtol: float, atol: float, sho
     if isinstance(expected, np.ndarray) and isinstance(actual, np.ndarray):
         return _array(where, expected, actual, rtol, atol, shown)
     if isinstance(expected, dict) and isinstance(actual, dict) and expected.keys() == actual.keys():
-        pairs = [[side[key] for key in expected] for side in (expected, actual)]
+        # A map's value may be a tensor without dimensions or the number itself.
+        numbers = {
+            key: np.asarray(value, expected[key].dtype) if isinstance(value, (int, float)) else value
+            for key, value in actual.items()
+            if isinstance(expected[key], np.ndarray)
+        }
+        pairs = [[side[key] for key in expected] for side in (expected, actual | numbers)]
         return _sequence(where, pairs[0], pairs[1], rtol, atol, shown)
     if expected is None and actual is None:
         return Comparison()

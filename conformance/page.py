@@ -90,7 +90,8 @@ def _names(names: Iterable[str]) -> list[str]:
 
 
 def _row(result: Result, messages: _Index) -> list[Any]:
-    """Return outcome, message, errors, milliseconds and whether the case is adjudicated."""
+    """Return outcome, message, errors, milliseconds, whether the case is adjudicated, and native nodes."""
+    native = [result.native, result.nodes] if result.nodes else []
     return [
         OUTCOMES.index(result.outcome),
         messages(result.message),
@@ -98,6 +99,7 @@ def _row(result: Result, messages: _Index) -> list[Any]:
         _rounded(result.max_abs),
         _rounded(result.seconds * 1000),
         int(result.adjudicated),
+        *native,
     ]
 
 

@@ -10,11 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .adjudications import adjudications
 from .results import OUTCOMES, Result, ResultSet, RunInfo
 from .summary import (
     Change,
+    Coverage,
     Point,
     backends_of,
+    coverages,
     newest_runs,
     suites_of,
     surprises,
@@ -41,16 +44,25 @@ LISTED_CASES = 200
 def print_summary(console: Console, found: ResultSet, changes: Sequence[Change] = ()) -> None:
     """Print totals, the cases that are not right, and the differences."""
     console.print(_totals_table(found))
+    for (backend, suite), native in coverages(found).items():
+        console.print(Text(f"{backend}  {suite}: {_native_line(native)}"), soft_wrap=True)
     wrong = [r for r in found.results.values() if r.outcome not in ("passed", "adjudicated", "unsupported")]
     for result in wrong[:LISTED]:
         _print_line(console, result.outcome, f"{result.backend}  {result.id}", result.message)
     _print_rest(console, wrong)
     passing = surprises(found)
     for result in passing[:LISTED]:
-        _print_line(console, "adjudicated", f"{result.backend}  {result.id}", "passes although adjudicated")
+        message = f"passes although adjudicated{_excuse(result)}"
+        _print_line(console, "adjudicated", f"{result.backend}  {result.id}", message)
     _print_rest(console, passing)
     if changes:
         print_changes(console, changes)
+
+
+def _excuse(result: Result) -> str:
+    """Return why a pass of an adjudicated case is no fault, where there is a reason."""
+    entry = adjudications().get(result.id)
+    return f": {entry.passing}" if entry is not None and entry.passing else ""
 
 
 def _print_line(console: Console, outcome: str, name: str, message: str) -> None:
@@ -117,16 +129,39 @@ def to_markdown(
     lines += ["## Cases passed", "", *_markdown_table(["suite", *backends], rows), ""]
     rows = [[name, *(str(counter[name]) for counter in sums)] for name in OUTCOMES]
     lines += ["## Outcomes", "", *_markdown_table(["outcome", *backends], rows), ""]
-    lines += _markdown_types(found) + _markdown_trend(trends or {})
+    lines += _markdown_native(found) + _markdown_types(found) + _markdown_trend(trends or {})
     for backend in backends:
         lines += _markdown_cases(backend, found)
-    passing = [f"- {r.backend}: `{r.id}`" for r in surprises(found)]
+    passing = [f"- {r.backend}: `{r.id}`{_excuse(r)}" for r in surprises(found)]
     if passing:
         lines += ["## Passes although adjudicated", "", *passing, ""]
     if changes:
         rows = [[c.kind, c.backend, f"`{c.case}`", outcome_name(c.old), outcome_name(c.new)] for c in changes]
         lines += ["## Differences", "", *_markdown_table(["", "backend", "case", "was", "is"], rows), ""]
     return "\n".join(lines)
+
+
+def _native_line(native: Coverage) -> str:
+    wrong = f", {native.wrong} of them not right" if native.wrong else ""
+    whole = f"{native.whole} wholly" if native.some else "none wholly"
+    share = f"{native.some} of {native.told} ({native.some * 1000 // native.told / 10:g} %)"
+    return f"{share} with native nodes, {whole}{wrong}"
+
+
+def _markdown_native(found: ResultSet) -> list[str]:
+    shares = coverages(found)
+    backends = [b for b in backends_of(found) if any(name == b for name, _ in shares)]
+    if not backends:
+        return []
+    rows = [
+        [suite, *(_native_line(shares[b, suite]) if (b, suite) in shares else "-" for b in backends)]
+        for suite in suites_of(found)
+    ]
+    text = (
+        "Of the cases that ran: those of which at least one node ran as native code, and those of which "
+        "every node did. In `types` these are the claimed cells."
+    )
+    return ["## Native code", "", text, "", *_markdown_table(["suite", *backends], rows), ""]
 
 
 def _markdown_types(found: ResultSet) -> list[str]:

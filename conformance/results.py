@@ -65,6 +65,8 @@ class Result:
         adjudicated: whether the case's expectation has been found wrong; a pass is then worth a look.
         was: the outcome that "adjudicated" stands for, else "".
         type: the element type that the case tests; "" also in files that are older than this field.
+        nodes, native: nodes of the model, and those of them that ran as native code; 0 for backends that do
+            not tell.
     """
 
     run: str
@@ -83,6 +85,8 @@ class Result:
     adjudicated: bool = False
     was: str = ""
     type: str = ""
+    nodes: int = 0
+    native: int = 0
 
     @property
     def id(self) -> str:

@@ -111,6 +111,7 @@ class Worker:
         self._options = options
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._process: subprocess.Popen[str] | None = None
+        self._patience = 0.0
         try:
             self.versions = self._start()
         except BaseException:
@@ -143,12 +144,13 @@ class Worker:
             self._stop()
             self._start()
         self._clear_stderr()
-        reply, timed_out = self._exchange(json.dumps(told) + "\n", self._options.timeout)
+        limit = self._options.timeout + self._patience
+        reply, timed_out = self._exchange(json.dumps(told) + "\n", limit)
         if reply is not None:
             if reply.pop("spent", False):
                 self._stop()  # after running out of memory nothing in that process can be relied upon
             return reply
-        seconds = self._options.timeout if timed_out else 0.0
+        seconds = limit if timed_out else 0.0
         message = f"no result within {seconds:g} s" if timed_out else self._last_words()
         self._stop()
         return {"outcome": "timeout" if timed_out else "crashed", "message": message, "seconds": seconds}
@@ -169,6 +171,7 @@ class Worker:
         )
         hello, timed_out = self._exchange("", START_SECONDS)
         if hello is not None and "versions" in hello:
+            self._patience = hello["patience"]
             return dict(hello["versions"])
         if hello is not None:
             raise BackendUnavailableError(hello["unavailable"])

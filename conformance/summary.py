@@ -80,6 +80,40 @@ def totals_by_type(found: ResultSet) -> Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of a suite a backend ran as native code.
+
+    Attributes:
+        told: cases of which the backend told it: it loaded and ran them.
+        some: cases of which at least one node was native; for a case of one node, the node itself.
+        whole: cases of which every node was.
+        wrong: cases of `some` that are not right.
+    """
+
+    told: int
+    some: int
+    whole: int
+    wrong: int
+
+
+def coverages(found: ResultSet) -> dict[tuple[str, str], Coverage]:
+    """Return the share of native code by backend and suite, for backends that tell it."""
+    told: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    for result in found.results.values():
+        if result.nodes:
+            told[result.backend, result.suite].append(result)
+    return {
+        key: Coverage(
+            len(results),
+            sum(r.native > 0 for r in results),
+            sum(r.native == r.nodes for r in results),
+            sum(r.native > 0 and r.outcome not in GOOD for r in results),
+        )
+        for key, results in told.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
     """What one results file says of one backend."""
 

@@ -19,8 +19,9 @@ from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 import numpy as np
+import onnx
 
-from .backends import Adapter, UnsupportedError, make_adapter
+from .backends import Adapter, Execute, NativeExecute, UnsupportedError, make_adapter
 from .cases import Case, decode_data_set, from_json, parse_model
 from .compare import Comparison, compare_outputs
 from .declared import compare_declared
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     except BackendUnavailableError as error:
         _say(replies, {"unavailable": str(error)})
         return 1
-    _say(replies, {"versions": adapter.versions()})
+    _say(replies, {"versions": adapter.versions(), "patience": adapter.patience})
     for line in sys.stdin:
         told = json.loads(line)
         case = from_json(told)
@@ -69,8 +70,10 @@ def run_case(adapter: Adapter, case: Case, shown: int = 1) -> dict[str, Any]:
     """Return the outcome of a case.
 
     It has `outcome`, `message` and `seconds`, where outputs were compared also `max_ulp` and `max_abs`, and
-    in `differences` the first `shown` of the elements that differ: where, expected, actual. `spent` says that
-    the process ran out of memory and should be replaced.
+    in `differences` the first `shown` of the elements that differ: where, expected, actual. A kernel set of
+    onnxref tells how many of the model's `nodes` were `native`. `right` says that an adjudicated case has the
+    outputs that it should have expected. `spent` says that the process ran out of
+    memory and should be replaced.
     """
     started = time.perf_counter()
     reply = _outcome(lambda: _compared(adapter, case, shown))
@@ -108,8 +111,8 @@ def _outcome(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _compared(adapter: Adapter, case: Case, shown: int) -> dict[str, Any]:
-    found = _compare_case(adapter, case, shown)
-    return {
+    found, coverage = _compare_case(adapter, case, shown)
+    return coverage | {
         "outcome": "passed" if found.passed else "failed",
         "message": _short(found.message),
         "max_ulp": found.max_ulp,
@@ -118,25 +121,48 @@ def _compared(adapter: Adapter, case: Case, shown: int) -> dict[str, Any]:
     }
 
 
-def _compare_case(adapter: Adapter, case: Case, shown: int) -> Comparison:
-    """Run all data sets of a case; the first that fails is returned, else the one furthest off."""
+def _compare_case(adapter: Adapter, case: Case, shown: int) -> tuple[Comparison, dict[str, Any]]:
+    """Run all data sets of a case; the first that fails is returned, else the one furthest off.
+
+    Beside it, for a backend that tells: `native` of the model's `nodes` ran as native code. And `right` where
+    the outputs differ from the stored ones, which are wrong, and are as they should be.
+    """
     model_bytes, data_sets = case.contents()
     model = parse_model(model_bytes)
     decoded = [decode_data_set(model, data_set, case.types_only) for data_set in data_sets]
     execute = adapter.prepare(model_bytes, case.model_path)
     # Nothing is measured where only types are checked.
     worst = Comparison("", None, None) if case.types_only else Comparison()
+    coverage: dict[str, Any] = {}
     for inputs, expected in decoded:
         with np.errstate(all="ignore"):
             actual = execute(inputs)
+        coverage = _coverage(execute)
         if case.types_only:
             found = compare_declared(model.graph.output, actual)
         else:
             found = compare_outputs(expected, actual, rtol=case.rtol, atol=case.atol, shown=shown)
         if not found.passed:
-            return found
+            return found, coverage | ({"right": True} if _is_right(case, model, actual) else {})
         worst = max(worst, found, key=lambda one: -1.0 if one.max_ulp is None else one.max_ulp)
-    return worst
+    return worst, coverage
+
+
+def _is_right(case: Case, model: onnx.ModelProto, actual: Sequence[Any]) -> bool:
+    """Whether outputs are what an adjudicated case should have expected."""
+    if case.right_declared:
+        return compare_declared(model.graph.output, actual).passed
+    if not case.right:
+        return False
+    expected = [decode(data, info.type) for data, info in zip(case.right, model.graph.output, strict=True)]
+    return compare_outputs(expected, actual, rtol=case.rtol, atol=max(case.atol, case.right_atol)).passed
+
+
+def _coverage(execute: Execute) -> dict[str, int]:
+    if not isinstance(execute, NativeExecute):
+        return {}
+    native, nodes = execute.coverage()
+    return {"native": native, "nodes": nodes}
 
 
 def _short(message: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from onnx import helper
 
-from ._type_specs import D, Of, Spec, Types, dtype_of, inner, one_tensor, spec
+from ._type_specs import D, Of, Spec, Types, dtype_of, inner, one_tensor, spec, tensor_of
 
 _STRING = "tensor(string)"
 
@@ -51,14 +51,14 @@ def _float_or_int(floats: Any, ints: Any) -> Callable[[Types], Any]:
 def _encoder_lists() -> dict[str, Any]:
     """LabelEncoder-2: keys and values in the lists of their types."""
     lists = {
-        "strings": (_STRING, ["0", "1"]),
-        "int64s": ("tensor(int64)", [0, 1]),
-        "floats": ("tensor(float)", [0.0, 1.0]),
+        "strings": (_STRING, str),
+        "int64s": ("tensor(int64)", int),
+        "floats": ("tensor(float)", float),
     }
     return {
-        f"{side}_{name}": _only(variable, type_string, value=data)
-        for side, variable in (("keys", "T1"), ("values", "T2"))
-        for name, (type_string, data) in lists.items()
+        f"{side}_{name}": _only(variable, type_string, value=[make(x) for x in numbers])
+        for side, variable, numbers in (("keys", "T1", (0, 1)), ("values", "T2", (7, 9)))
+        for name, (type_string, make) in lists.items()
     }
 
 
@@ -79,28 +79,29 @@ def _leaves(kind: str) -> dict[str, Any]:
         f"{kind}_treeids": [0, 0],
         f"{kind}_nodeids": [1, 2],
         f"{kind}_ids": [0, 1],
-        f"{kind}_weights": [1.0, 1.0],
+        f"{kind}_weights": [2.0, 3.0],
     }
 
 
 _SVM: dict[str, Any] = {
     "kernel_type": "LINEAR",
-    "coefficients": [1.0, -1.0],
-    "support_vectors": [0.0, 0.0, 1.0, 1.0, 0.0, 0.0],
-    "rho": [0.0],
+    "kernel_params": [0.0, 0.0, 0.0],
+    "coefficients": [1.5, -1.0],
+    "support_vectors": [1.0, 0.0, 2.0, 0.0, 1.0, 0.0],
+    "rho": [0.5],
 }
 
 MACHINE_LEARNING: dict[tuple[str, int], Spec] = {
     ("ArrayFeatureExtractor", 1): spec((2, 3), D([0, 1])),
     ("CastMap", 1): spec((), cast_to=lambda types: f"TO_{inner(types['T2']).upper()}"),
     ("CategoryMapper", 1): Spec(
-        attributes={"cats_strings": ["0", "1"], "cats_int64s": [0, 1]}, link=_other_way
+        attributes={"cats_strings": ["0", "1"], "cats_int64s": [1, 0]}, link=_other_way
     ),
     ("DictVectorizer", 1): Spec(
         ((),),
         {
-            "string_vocabulary": _vocabulary("string", ["a", "b"]),
-            "int64_vocabulary": _vocabulary("int64", [1, 2]),
+            "string_vocabulary": _vocabulary("string", ["b", "a"]),
+            "int64_vocabulary": _vocabulary("int64", [2, 1]),
         },
         link=_map_value,
     ),
@@ -112,16 +113,16 @@ MACHINE_LEARNING: dict[tuple[str, int], Spec] = {
     ("LabelEncoder", 2): Spec(attributes=_encoder_lists()),
     ("LabelEncoder", 4): Spec(
         attributes={
-            "keys_tensor": lambda types: one_tensor(types["T1"]),
-            "values_tensor": lambda types: one_tensor(types["T2"]),
-            "default_tensor": lambda types: one_tensor(types["T2"]),
+            "keys_tensor": lambda types: tensor_of(types["T1"], [0, 1]),
+            "values_tensor": lambda types: tensor_of(types["T2"], [7, 9]),
+            "default_tensor": lambda types: tensor_of(types["T2"], [5]),
         }
     ),
     ("LinearClassifier", 1): spec(
         (2, 3),
         n_outputs=2,
-        coefficients=[1.0] * 6,
-        intercepts=[0.0, 0.0],
+        coefficients=[1.0, 0.0, 0.0, 0.0, -1.0, -1.0],
+        intercepts=[0.25, -0.5],
         **_labels("classlabels_strings", "classlabels_ints"),
     ),
     ("LinearRegressor", 1): spec((2, 3), coefficients=[1.0] * 3),
@@ -150,7 +151,7 @@ MACHINE_LEARNING: dict[tuple[str, int], Spec] = {
         nodes_trueleafs=[1],
         nodes_falseleafs=[1],
         leaf_targetids=[0, 0],
-        leaf_weights=lambda types: one_tensor(types["T"], (2,)),
+        leaf_weights=lambda types: tensor_of(types["T"], [2, 3]),
     ),
     ("TreeEnsembleClassifier", 1): spec(
         (2, 3),

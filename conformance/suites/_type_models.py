@@ -56,7 +56,7 @@ def make_call(schema: OpSchema, variable: str, allowed: str) -> Call:
     spec = _spec(schema.domain, schema.name, schema.since_version)
     types = _bind(schema, spec, variable, allowed)
     input_types, inputs, values, declared = [], [], {}, {}
-    for index, item in enumerate(_items(schema, spec)):
+    for index, item in enumerate(_items(schema, spec, types)):
         type_string = types[item.variable] if isinstance(item, Of) else _type(types, schema.inputs, index)
         value = None if item is None else value_of(type_string, item)
         input_types.append(type_string)
@@ -98,7 +98,9 @@ def _bind(schema: OpSchema, spec: Spec, variable: str, allowed: str) -> dict[str
     return types
 
 
-def _items(schema: OpSchema, spec: Spec) -> tuple[Item, ...]:
+def _items(schema: OpSchema, spec: Spec, types: Types) -> tuple[Item, ...]:
+    if callable(spec.inputs):
+        return spec.inputs(types)
     if spec.inputs is not None:
         return spec.inputs
     return tuple((2, 3) for formal in schema.inputs if formal.option != _OPTIONAL)

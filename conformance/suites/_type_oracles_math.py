@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ._type_models import Call
@@ -54,11 +55,9 @@ def _quotient(x: Any, y: Any) -> Any:
     return x / y
 
 
-def _remainder(call: Call) -> Array:
-    """The divisor is 1, and whole numbers leave nothing; fmod keeps the sign."""
-    if call.attributes["fmod"]:
-        return np.copysign(0.0, wide(call.inputs[0]))
-    return np.zeros((2, 3), object)
+def _remainder(call: Call) -> Any:
+    """With fmod the sign is that of the dividend, else that of the divisor."""
+    return _elements(math.fmod if call.attributes["fmod"] else lambda x, y: x % y)(call)
 
 
 def _sign(x: Any) -> Any:
@@ -170,7 +169,7 @@ _REDUCTIONS: dict[str, Callable[[list[Any]], Any]] = {
     "ReduceSumSquare": lambda xs: sum(x * x for x in xs),
 }
 
-# What becomes of an integer whose result is a fraction is not written down: these have floats only.
+# What becomes of an integer whose result is a fraction is not written down: theirs are whole.
 _FLOAT_REDUCTIONS: dict[str, Callable[[list[Any]], Any]] = {
     "ReduceL2": lambda xs: math.sqrt(math.fsum(x * x for x in xs)),
     "ReduceLogSum": lambda xs: _log_of(math.fsum(xs)),
@@ -179,14 +178,14 @@ _FLOAT_REDUCTIONS: dict[str, Callable[[list[Any]], Any]] = {
 }
 
 
-def _reduced(compute: Callable[[list[Any]], Any], floats_only: bool = False) -> Oracle:
-    """All axes are reduced, and kept with the size 1."""
+def _reduced(compute: Callable[[list[Any]], Any], fractions: bool = False) -> Oracle:
+    """All axes are reduced, and kept with the size 1; `fractions` is for those that go through floats."""
 
     def oracle(call: Call) -> Any:
         data = call.inputs[0]
-        if floats_only and not is_float(data.dtype):
-            return None
         found = compute(wide(data).reshape(-1).tolist())
+        if fractions and not is_float(data.dtype):
+            found = round(found)
         return np.array([[found]], object if type(found) is int else None)
 
     return oracle
@@ -360,10 +359,12 @@ def _window(*weights: float) -> Oracle:
     """A periodic window of four points: a sum of cosines."""
 
     def oracle(call: Call) -> Any:
-        if not is_float(dtype_of(call.output_types[0])):
-            return None  # how the fractions become integers is not written down
         turns = [2 * math.pi * n / 4 for n in range(4)]
-        return np.array([math.fsum(w * math.cos(k * t) for k, w in enumerate(weights)) for t in turns])
+        made = [math.fsum(w * math.cos(k * t) for k, w in enumerate(weights)) for t in turns]
+        if is_float(dtype_of(call.output_types[0])):
+            return np.array(made)
+        # The function body ends with a Cast, which cuts off; its peak is exactly 1.
+        return np.array([int(x + 1e-9) for x in made], object)
 
     return oracle
 
@@ -377,18 +378,28 @@ def _shrink(x: Any) -> Any:
 
 
 def _cast(call: Call) -> Any:
-    """The numbers are small and whole, so that only the type to be made can change them."""
-    source = call.inputs[0]
-    target = dtype_of(call.output_types[0])
-    # A text is made of a float in a way that the specification leaves open.
+    source, target = call.inputs[0], dtype_of(call.output_types[0])
     if target.kind == "O":
-        return source if source.dtype.kind == "O" else None
-    if target.name.startswith("float8_e8m0") or source.dtype.name.startswith("float8_e8m0"):
-        return None  # which has neither a zero nor a three
-    numbers = [float(x) for x in source.reshape(-1).tolist()]
+        made = source if source.dtype.kind == "O" else [str(int(x)) for x in wide(source).tolist()]
+        return np.array(made, object)
+    numbers = [float(x) if source.dtype.kind == "O" else x for x in wide(source).tolist()]
     if target.kind == "b":
-        return np.array([x != 0 for x in numbers]).reshape(source.shape)
-    return narrow(np.array([int(x) for x in numbers], object), target).reshape(source.shape)
+        return np.array([x != 0 for x in numbers])
+    if not is_float(target):
+        return narrow(np.array([int(x) for x in numbers], object), target)
+    if target.name == "float8_e8m0fnu":
+        return np.array([2.0 ** math.ceil(math.log2(x)) for x in numbers])
+    return _saturated_float(np.array(numbers, np.float64), target)
+
+
+def _saturated_float(numbers: Array, target: np.dtype[Any]) -> Array:
+    """Types of 8 bits and fewer end at their largest number; a NaN stays one."""
+    if target.itemsize > 1:
+        return numbers
+    largest = float(ml_dtypes.finfo(target).max)  # type: ignore[no-untyped-call]
+    made = np.clip(numbers, -largest, largest)
+    # What has no second zero has no negative one.
+    return np.where(made == 0, 0.0, made) if target.name.endswith("fnuz") else made
 
 
 def _clip(call: Call) -> Any:
@@ -399,24 +410,28 @@ def _clip(call: Call) -> Any:
 
 
 def _quantize(call: Call) -> Any:
-    """The scale is 1 and the zero point 0: numbers saturate at the ends of an integer type."""
-    target = dtype_of(call.output_types[0])
+    x, scale, zero = (wide(value).astype(np.float64) for value in call.inputs)
+    return _quantized(x / scale, float(zero), dtype_of(call.output_types[0]))
+
+
+def _quantized(numbers: Array, zero: float, target: np.dtype[Any]) -> Array:
+    """Integers are rounded to even before the zero point is added, floats have no zero point."""
     if is_float(target):
-        return None if target.name.startswith("float8_e8m0") else wide(call.inputs[0])
-    return _saturated(wide(call.inputs[0]).astype(np.float64), target)
+        return _saturated_float(numbers, target)
+    return saturated(np.array([round(x) for x in numbers.reshape(-1)]).reshape(numbers.shape) + zero, target)
 
 
-def _saturated(numbers: Array, target: np.dtype[Any]) -> Array:
+def saturated(numbers: Array, target: np.dtype[Any]) -> Array:
+    """Return the nearest whole numbers that an integer type holds."""
     low, high = _limits(target)
     found = [min(max(round(x), low), high) for x in numbers.reshape(-1).tolist()]
     return np.array(found, object).reshape(numbers.shape)
 
 
 def _quantized_matmul(call: Call) -> Any:
-    """All scales are 1 and all zero points 0."""
-    target = dtype_of(call.output_types[0])
-    product = _product(wide(call.inputs[0]), wide(call.inputs[3]))
-    return product if is_float(target) else _saturated(product, target)
+    a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = (wide(v).astype(float) for v in call.inputs)
+    real = _product(a - a_zero, b - b_zero) * a_scale * b_scale / y_scale
+    return _quantized(real, float(y_zero), dtype_of(call.output_types[0]))
 
 
 def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
@@ -427,7 +442,16 @@ def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
 
 
 def _dequantize(call: Call) -> Any:
-    return wide(call.inputs[0]).astype(np.float64)
+    x, scale, zero = (wide(value).astype(np.float64) for value in call.inputs)
+    return (x - zero) * scale
+
+
+def _dynamic_quantize(call: Call) -> tuple[Any, ...]:
+    x = wide(call.inputs[0])
+    low, high = min(0.0, float(x.min())), max(0.0, float(x.max()))
+    scale = (high - low) / 255
+    zero = round(-low / scale)
+    return _quantized(x / scale, zero, np.dtype(np.uint8)), scale, np.array(zero, object)
 
 
 def _is_special(call: Call) -> Array:
@@ -449,7 +473,7 @@ ORACLES: dict[tuple[str, str], Oracle] = {
         **{name: _guarded(compute) for name, compute in _UNARY.items()},
         **{name: _elements(compute) for name, compute in _SEVERAL.items()},
         **{name: _reduced(compute) for name, compute in _REDUCTIONS.items()},
-        **{name: _reduced(compute, floats_only=True) for name, compute in _FLOAT_REDUCTIONS.items()},
+        **{name: _reduced(compute, fractions=True) for name, compute in _FLOAT_REDUCTIONS.items()},
         "ArgMax": _extreme(True),
         "ArgMin": _extreme(False),
         "AveragePool": _pooled(lambda window: math.fsum(window) / 4),
@@ -462,6 +486,7 @@ ORACLES: dict[tuple[str, str], Oracle] = {
         "CumProd": _accumulated(lambda x, y: x * y),
         "CumSum": _accumulated(lambda x, y: x + y),
         "DequantizeLinear": _dequantize,
+        "DynamicQuantizeLinear": _dynamic_quantize,
         "Det": _det,
         "Einsum": _matmul,
         "Gemm": _gemm,

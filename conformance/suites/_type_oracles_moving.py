@@ -149,12 +149,12 @@ def _non_zero(call: Call) -> Array:
     return np.array(found, np.int64).reshape(-1, data.ndim).T
 
 
-def _unique(call: Call) -> tuple[Any, ...] | None:
+def _unique(call: Call) -> tuple[Any, ...]:
     flat = call.inputs[0].reshape(-1)
-    if flat.dtype.kind == "c":
-        return None  # which have no order
     items = (wide(flat) if flat.dtype.kind != "O" else flat).tolist()
-    values = sorted(set(items))
+    values = list(dict.fromkeys(items))
+    if call.attributes.get("sorted", 1):
+        values.sort()
     first = [items.index(value) for value in values]
     return (
         flat[first],
@@ -220,12 +220,37 @@ def _reverse(call: Call) -> Array:
     return np.asarray(made)
 
 
+_BITS = {"int2": 2, "uint2": 2, "int4": 4, "uint4": 4, "float4_e2m1fn": 4}
+
+
 def _bit_cast(call: Call) -> Any:
-    """The bytes stay; types narrower than a byte are not told here unless they stay what they are."""
+    """The bits stay; types narrower than a byte are in the lower ones of theirs."""
     source, target = call.inputs[0], to_numpy(number_of(call.output_types[0]))
-    if source.dtype.name.endswith(("int2", "int4", "e2m1fn")):
-        return None if source.dtype != target else source
-    return np.frombuffer(source.tobytes(), target).reshape(source.shape)
+    bits = _BITS.get(source.dtype.name)
+    if bits is None:
+        return np.frombuffer(source.tobytes(), target).reshape(source.shape)
+    codes = source.view(np.uint8) & ((1 << bits) - 1)
+    if target.name.startswith("int"):
+        return np.where(codes >> (bits - 1), codes.astype(int) - (1 << bits), codes).astype(target)
+    return codes.astype(target) if target.name.startswith("uint") else codes.view(target)
+
+
+def _split_texts(call: Call) -> tuple[Any, Any]:
+    parts = [text.split() for text in call.inputs[0].tolist()]
+    longest = max(map(len, parts))
+    padded = [part + [""] * (longest - len(part)) for part in parts]
+    return np.array(padded, object), np.array([len(part) for part in parts], np.int64)
+
+
+def _matches(call: Call) -> Any:
+    """The pattern is 1."""
+    return np.array([text == "1" for text in call.inputs[0].reshape(-1)]).reshape(2, 3)
+
+
+def _term_counts(call: Call) -> Any:
+    """The terms are 0 and 1, in this order."""
+    items = [str(x) for x in call.inputs[0].tolist()]
+    return np.array([items.count("0"), items.count("1")], np.float64)
 
 
 def _array_features(call: Call) -> Array:
@@ -259,12 +284,14 @@ _ALL: dict[str, Oracle] = {
     "Identity": _first,
     "If": lambda call: call.values["x"],
     "Loop": lambda call: call.inputs[2],
+    "Multinomial": lambda call: np.ones((1, 2), np.int64),
     "NonZero": _non_zero,
     "OneHot": _one_hot,
     "Optional": _first,
     "OptionalGetElement": _first,
     "OptionalHasElement": lambda call: np.asarray(True),
     "Pad": _pad,
+    "RegexFullMatch": _matches,
     "Reshape": _moved(_reshape),
     "Resize": _upsample,
     "ReverseSequence": _reverse,
@@ -286,7 +313,9 @@ _ALL: dict[str, Oracle] = {
     "Split": _split,
     "SplitToSequence": _split_to_sequence,
     "Squeeze": _moved(_squeeze),
+    "StringSplit": _split_texts,
     "TensorScatter": _tensor_scatter,
+    "TfIdfVectorizer": _term_counts,
     "Tile": _tile,
     "Transpose": _moved(np.transpose),
     "Trilu": _triangle,

@@ -1,4 +1,4 @@
-"""Oracles for normalization, losses, recurrent networks and machine learning, in float64."""
+"""Oracles for normalization, losses and recurrent networks, in float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._type_models import Call
-from ._type_oracles import Array, Oracle, wide
+from ._type_oracles import Array, Oracle, narrow, wide
 from ._type_specs import dtype_of
 
 _EPSILON = 1e-5
@@ -28,21 +28,21 @@ def _group_normalization(call: Call) -> Array:
     return np.asarray(normal * scale[None, :, None] + bias[None, :, None])
 
 
-def _layer_normalization(call: Call) -> tuple[Array, Array, Array] | None:
-    if call.output_types[1] == "tensor(bfloat16)":
-        return None  # the first stage is then computed in bfloat16, by the specification
+def _layer_normalization(call: Call) -> tuple[Array, Array, Array]:
     x, scale, bias = (wide(value) for value in call.inputs)
     mean = x.mean(1, keepdims=True)
     inverse = 1 / np.sqrt(((x - mean) ** 2).mean(1, keepdims=True) + _EPSILON)
     return (x - mean) * inverse * scale + bias, mean, inverse
 
 
-def _rms_normalization(call: Call) -> Array | None:
+def _rms_normalization(call: Call) -> Array:
+    """What the first stage makes is rounded to the type of the input before it is scaled."""
+    x, scale = (wide(value) for value in call.inputs)
+    normal = x / np.sqrt((x * x).mean(1, keepdims=True) + _EPSILON)
     given, made = (dtype_of(types[0]) for types in (call.input_types, call.output_types))
     if given.itemsize < made.itemsize:
-        return None  # the first stage is rounded to the narrower type, by the specification
-    x, scale = (wide(value) for value in call.inputs)
-    return np.asarray(x / np.sqrt((x * x).mean(1, keepdims=True) + _EPSILON) * scale)
+        normal = wide(narrow(normal, given))
+    return np.asarray(normal * scale)
 
 
 def _mean_variance(call: Call) -> Array:
@@ -122,35 +122,6 @@ def _gru_step(x: Array, h: Array, c: Array, w: Any, r: Any, wb: Any, rb: Any) ->
     return (1 - update) * new + update * h, c
 
 
-# --- machine learning ----------------------------------------------------------------------------
-
-
-def _binarizer(call: Call) -> Array:
-    """Above the threshold 0."""
-    return np.asarray((wide(call.inputs[0]).astype(float) > 0).astype(float))
-
-
-def _feature_vectorizer(call: Call) -> Array:
-    return wide(call.inputs[0])
-
-
-def _linear_regressor(call: Call) -> Array:
-    """All coefficients are 1."""
-    return np.array([[math.fsum(row)] for row in wide(call.inputs[0]).tolist()])
-
-
-def _scaler(call: Call) -> Array:
-    """Offset 0, scale 2."""
-    return np.asarray(wide(call.inputs[0]).astype(float) * 2)
-
-
-def _one_hot_encoder(call: Call) -> Array:
-    """The categories are 0 and 1; another value has no one."""
-    rows = call.inputs[0].tolist()
-    categories = ("0", "1") if call.inputs[0].dtype.kind == "O" else (0, 1)
-    return np.array([[[float(x == c) for c in categories] for x in row] for row in rows])
-
-
 ORACLES: dict[tuple[str, str], Oracle] = {
     ("", "Bernoulli"): _bernoulli,
     ("", "GRU"): _recurrent(_gru_step),
@@ -164,9 +135,4 @@ ORACLES: dict[tuple[str, str], Oracle] = {
     ("", "RMSNormalization"): _rms_normalization,
     ("", "RNN"): _recurrent(_rnn_step),
     ("", "SoftmaxCrossEntropyLoss"): _cross_entropy_loss,
-    ("ai.onnx.ml", "Binarizer"): _binarizer,
-    ("ai.onnx.ml", "FeatureVectorizer"): _feature_vectorizer,
-    ("ai.onnx.ml", "LinearRegressor"): _linear_regressor,
-    ("ai.onnx.ml", "OneHotEncoder"): _one_hot_encoder,
-    ("ai.onnx.ml", "Scaler"): _scaler,
 }

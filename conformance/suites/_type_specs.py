@@ -44,7 +44,8 @@ class Spec:
     """How to call an operator.
 
     Attributes:
-        inputs: as the module's docstring says; None means every required input with shape (2, 3).
+        inputs: as the module's docstring says; None means every required input with shape (2, 3). A callable
+            is asked with the types bound.
         attributes: a callable is asked for its value with the types bound.
         n_outputs: how many outputs the node lists.
         link: completes the types, given the variable under test: variables that follow from others.
@@ -52,7 +53,7 @@ class Spec:
         nodes: what else the graph holds, before the node.
     """
 
-    inputs: tuple[Item, ...] | None = None
+    inputs: tuple[Item, ...] | Callable[[Types], tuple[Item, ...]] | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     n_outputs: int = 1
     link: Callable[[dict[str, str], str], None] = lambda types, tested: None
@@ -160,7 +161,8 @@ def as_array(data: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
         whole = np.asarray(data)
         texts = [str(x) for x in whole.reshape(-1).tolist()]
         return np.array(texts, object).reshape(whole.shape)
-    return np.asarray(data).astype(dtype)
+    with np.errstate(over="ignore"):  # beyond the largest number lies infinity
+        return np.asarray(data).astype(dtype)
 
 
 def value_of(type_string: str, item: Item | None = None) -> Any:
@@ -191,12 +193,27 @@ def _numbers(count: int, type_string: str) -> NDArray[Any]:
     return np.abs(numbers) if unsigned else numbers
 
 
+def tensor_of(type_string: str, data: Any) -> onnx.TensorProto:
+    """Return an attribute's tensor of a tensor type."""
+    array = as_array(data, dtype_of(type_string))
+    if array.dtype.kind == "O":
+        return helper.make_tensor("", onnx.TensorProto.STRING, array.shape, array.reshape(-1).tolist())
+    return onnx.numpy_helper.from_array(array)
+
+
 def one_tensor(type_string: str, shape: Sequence[int] = (1,)) -> onnx.TensorProto:
     """Return an attribute's tensor of ones, of a tensor type."""
-    array = as_array(np.ones(shape), dtype_of(type_string))
-    if array.dtype.kind == "O":
-        return helper.make_tensor("", onnx.TensorProto.STRING, shape, array.reshape(-1).tolist())
-    return onnx.numpy_helper.from_array(array)
+    return tensor_of(type_string, np.ones(shape))
+
+
+def is_whole(type_string: str) -> bool:
+    """Whether a tensor type is an integer type."""
+    return re.fullmatch(r"tensor\(u?int\d+\)", type_string) is not None
+
+
+def whole_or(variable: str, whole: Item, other: Item) -> Callable[[Types], tuple[Item, ...]]:
+    """Return the one input of a spec, by whether a variable is bound to an integer type."""
+    return lambda types: (whole if is_whole(types[variable]) else other,)
 
 
 # --- subgraphs -----------------------------------------------------------------------------------

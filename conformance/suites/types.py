@@ -17,7 +17,7 @@ from onnx.defs import OpSchema
 from .. import values
 from ..cases import Case, DataSet
 from ._type_models import Call, cells, is_impossible, make_call
-from ._type_oracles import expected_outputs
+from ._type_oracles import expected_outputs, tolerance
 
 SUITE = "types"
 VALUES, TYPES_ONLY = "values", "types-only"
@@ -52,6 +52,7 @@ def make_case(schema: OpSchema, variable: str, allowed: str) -> Case:
         opset=schema.since_version,
         type=_short(allowed),
         types_only=expected is None,
+        rtol=tolerance(call),
         model=call.model.SerializeToString(deterministic=True),
         data_sets=(data_set,),
     )

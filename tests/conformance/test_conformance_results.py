@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 from onnxref.conformance import ResultsError
+from onnxref.conformance.report import to_markdown
 from onnxref.conformance.results import Result, ResultSet, ResultsWriter, RunInfo, load_results
-from onnxref.conformance.summary import differences, regressions, suite_order, surprises
+from onnxref.conformance.summary import (
+    Coverage,
+    coverages,
+    differences,
+    regressions,
+    suite_order,
+    surprises,
+)
 
 RUN = RunInfo(run="r1", backend="b", versions={"b": "1"}, date="2020-01-01T00:00:00+00:00", machine={})
 
@@ -146,6 +154,19 @@ def test_differences_of_other_backends_do_not_count() -> None:
 def test_surprises_are_adjudicated_cases_that_pass() -> None:
     found = result_set(result("test_a", adjudicated=True), result("test_b", "adjudicated", adjudicated=True))
     assert [r.case for r in surprises(found)] == ["test_a"]
+
+
+def test_coverage_counts_the_cases_with_native_nodes() -> None:
+    found = result_set(
+        result("test_a", nodes=2, native=1),
+        result("test_b", "failed", nodes=1, native=1),
+        result("test_c", nodes=1),
+        result("test_d"),
+    )
+    assert coverages(found) == {("b", "official"): Coverage(told=3, some=2, whole=1, wrong=1)}
+    text = to_markdown(found)
+    assert "2 of 3 (66.6 %) with native nodes, 1 wholly, 1 of them not right" in text
+    assert "## Native code" not in to_markdown(result_set(result("test_d")))
 
 
 def test_suites_are_in_the_order_of_their_versions() -> None:

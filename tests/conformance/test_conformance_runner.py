@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from fake_cases import neg_case
-from onnxref.conformance import BackendUnavailableError
-from onnxref.conformance.cases import Case, write_case
+from onnxref.conformance import BackendUnavailableError, values
+from onnxref.conformance.backends import OnnxRefAdapter, make_adapter
+from onnxref.conformance.cases import Case, parse_model, write_case
 from onnxref.conformance.runner import MIB, Reply, RunOptions, probe, run_cases
+
+import onnxref
 
 OPTIONS = RunOptions(jobs=2, timeout=30, memory=1024 * MIB)
 
@@ -85,7 +90,7 @@ def test_the_differences_are_told() -> None:
         ("no_such_module:run", "cannot be imported: ModuleNotFoundError"),
         ("fake_backends:no_such_name", "cannot be imported: AttributeError"),
         ("fake_backends:not_a_backend", "must be a Backend or callable"),
-        ("nonsense", "no backend 'nonsense': must be one of numpy, numba, cupy, onnxruntime"),
+        ("nonsense", "no backend 'nonsense': must be one of numpy, numba, cupy, numba-constants"),
     ],
 )
 def test_a_backend_that_cannot_be_had(spec: str, message: str) -> None:
@@ -96,6 +101,50 @@ def test_a_backend_that_cannot_be_had(spec: str, message: str) -> None:
 def test_versions() -> None:
     assert probe("fake_backends:right", OPTIONS) == {"fake_backends": "1.2.3"}
     assert set(probe("numpy", OPTIONS)) == {"onnxref", "numpy", "onnx"}
+
+
+@pytest.mark.parametrize("spec", ["numba", "numba-constants"])
+def test_native_code_is_what_is_compared(spec: str) -> None:
+    ((_, reply),) = run_cases(spec, [neg_case()], RunOptions(timeout=60))
+    assert (reply["outcome"], reply["native"], reply["nodes"]) == ("passed", 1, 1)
+    ((_, reply),) = run_cases("numpy", [neg_case()], RunOptions(timeout=60))
+    assert "nodes" not in reply
+
+
+def test_all_inputs_but_the_first_become_constants() -> None:
+    node = onnx.helper.make_node("Add", ["a", "b"], ["c"])
+    infos = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in "abc"]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", infos[:2], infos[2:]), ir_version=3)
+    seen: list[list[str]] = []
+
+    class Session:
+        def __init__(self, model: onnx.ModelProto, backend: str) -> None:
+            seen.append([info.name for info in model.graph.input])
+            seen.append([tensor.name for tensor in model.graph.initializer])
+
+    adapter = OnnxRefAdapter("numba", constants=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxref, "InferenceSession", Session)
+        _, taken = adapter._with_constants(model, [np.float32([1, 2]), np.float32([3, 4])])
+    assert (seen, len(taken)) == ([["a"], ["b"]], 1)
+
+
+def test_a_backend_that_compiles_has_more_time() -> None:
+    assert make_adapter("numba").patience > 60
+    assert make_adapter("numpy").patience == 0
+
+
+def test_what_is_right_is_compared_where_the_expectation_is_wrong() -> None:
+    wrong = neg_case(expected=np.float32([5, 6]))
+    info = parse_model(wrong.model).graph.output[0]
+    for right, said in ((np.float32([-1, -2]), True), (np.float32([-1, 2]), None)):
+        case = replace(wrong, right=(values.encode(right, info.type),))
+        ((_, reply),) = run_cases("fake_backends:right", [case], RunOptions(timeout=60))
+        assert (reply["outcome"], reply.get("right")) == ("failed", said)
+    ((_, reply),) = run_cases(
+        "fake_backends:wrong", [replace(wrong, right_declared=True)], RunOptions(timeout=60)
+    )
+    assert (reply["outcome"], reply.get("right")) == ("failed", True)
 
 
 def test_a_broken_folder_is_an_outcome(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from fake_cases import neg_case
 from onnxref.conformance import BrokenCaseError, SuiteError, values
-from onnxref.conformance.adjudications import adjudications
+from onnxref.conformance.adjudications import RIGHT, adjudications
 from onnxref.conformance.cases import from_json, parse_model, read_case, write_case
 from onnxref.conformance.suites import collect, find_case, official, releases
 
@@ -52,6 +52,21 @@ def test_every_adjudication_of_the_official_suite_names_a_case(official_cases: l
     assert wrong <= names
     known = {f"release-{version}" for version in releases.RELEASES}
     assert {name.partition("/")[0] for name in set(adjudications()) - wrong} <= known
+
+
+def test_adjudications_say_what_is_right() -> None:
+    for name, entry in adjudications().items():
+        assert entry.right in RIGHT
+        given = set(entry.outputs) == {case.partition("/")[2] for case in entry.cases}
+        assert given if entry.right == "given" else not entry.outputs, name
+    refusal, given = (next(e for e in adjudications().values() if e.right == r) for r in ("refusal", "given"))
+    assert [refusal.explains(outcome, False) for outcome in ("failed", "error", "crashed")] == [
+        False,
+        True,
+        False,
+    ]
+    assert [given.explains("failed", right) for right in (True, False)] == [True, False]
+    assert not given.explains("error", False)
 
 
 def make_wheel(path: Path, cases: list[str], extra: dict[str, bytes] | None = None) -> Path:

@@ -11,7 +11,9 @@ import numpy as np
 import onnx
 import pytest
 from onnxref.conformance._fuzz_known import PREDICATES, Facts, known_disagreements, parse_known
-from onnxref.conformance._fuzz_operators import operators
+from onnxref.conformance._fuzz_learning import RULES as LEARNING
+from onnxref.conformance._fuzz_operators import SEQUENCES, operators
+from onnxref.conformance._fuzz_structured import RULES as STRUCTURED
 from onnxref.conformance.cases import Case
 from onnxref.conformance.cli import app
 from onnxref.conformance.errors import FuzzError
@@ -109,12 +111,30 @@ def test_numpy_agrees_with_itself_and_the_bodies(tmp_path: Path) -> None:
 
 def test_most_operators_can_be_generated() -> None:
     names = set(operators(23))
-    assert {"Conv", "Slice", "MatMul", "LayerNormalization", "Where", "Einsum"} - names == {"Einsum"}
-    assert len(names) > 100
+    wanted = {
+        "Conv",
+        "Slice",
+        "LSTM",
+        "Attention",
+        "Einsum",
+        "TreeEnsembleRegressor",
+        "SequenceInsert",
+        "Loop",
+    }
+    assert wanted - names == {"Loop"}
+    assert len(names) > 150
+
+
+@pytest.mark.parametrize("operator", [*STRUCTURED, *LEARNING, *SEQUENCES])
+def test_structured_operators_run(operator: str, tmp_path: Path) -> None:
+    options = FuzzOptions(operators=(operator,), examples=4)
+    (tally,) = fuzz(["numpy"], options, tmp_path)
+    assert tally.found is None
+    assert tally.compared > 0
 
 
 def test_the_known_list_is_in_order() -> None:
-    schemas = {schema.name for schema in onnx.defs.get_all_schemas()} | {"chain"}
+    schemas = {schema.name for schema in onnx.defs.get_all_schemas_with_history()} | {"chain"}
     for entry in known_disagreements():
         assert entry.operator in schemas
         assert entry.right in entry.backends | {"unspecified"}
@@ -133,6 +153,13 @@ def test_predicates() -> None:
         ("empty_range", Facts([zero, zero, zero + 1], {}), Facts([zero, zero + 1, zero + 1], {})),
         ("has_extreme_integer", Facts([zero + np.iinfo(np.int32).min], {}), Facts([zero], {})),
         ("same_padding", Facts([nan], same), Facts([nan], {})),
+        ("over_ten", Facts([np.float32([11])], {}), Facts([zero + 11], {})),
+        ("has_int32_limit", Facts([zero, zero + (2**31 - 1)], {}), Facts([zero + (2**31 - 1), zero], {})),
+        ("narrow_float", Facts([nan.astype(np.float16)], {}), Facts([nan], {})),
+        ("two_classes", Facts([nan], {"classlabels_int64s": [3, 4]}), Facts([nan], {})),
+        ("based_targets", Facts([nan], {"n_targets": 2, "base_values": [1.0, 1.0]}), Facts([nan], {})),
+        ("negative_leaf", Facts([nan], {"class_weights": [1.0, -1.0]}), Facts([nan], {})),
+        ("interpolated_integer", Facts([zero], {"mode": b"linear"}), Facts([nan], {"mode": b"linear"})),
     ):
         assert PREDICATES[name](facts)
         assert not PREDICATES[name](other)

@@ -235,7 +235,7 @@ ERRORS: list[tuple[list[Any], str]] = [
     ),
     (
         ["run", DIGITS, "-i", "random", "--backend", "abacus"],
-        "BackendError: there is no backend 'abacus'; choose from numpy",
+        "BackendError: there is no backend 'abacus'; choose from numpy, numba",
     ),
     (["ops", "Frob"], "UnsupportedOperatorError: no operator is called 'Frob'; see `onnxref ops`"),
     (["inspect", DIGIT], f"ModelLoadError: {DIGIT!r} is not an ONNX model, or is broken or truncated"),
@@ -330,7 +330,7 @@ def test_ops() -> None:
         "operator": "Relu",
         "domain": "ai.onnx",
         "versions": [1, 6, 13, 14],
-        "backends": ["numpy"],
+        "backends": ["numpy", "numba"],
     }
     assert ("ai.onnx.ml", "ZipMap") in rows
     table = _invoke("ops").stdout

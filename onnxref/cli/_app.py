@@ -41,6 +41,31 @@ class LimitsPreset(StrEnum):
 Model = Annotated[Path, typer.Argument(help="The model: .onnx, .onnxtxt, .json or .textproto.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Preset = Annotated[LimitsPreset, typer.Option("--limits", help="How far the model is trusted.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="NAME=SOURCE",
+        help="An input: a .npy, .npz, .pb, .json or image file, JSON text, or 'random'. "
+        "A bare FILE.npz gives every input that it has an array for. Repeat as needed; "
+        "the name may be left out for a model with one input.",
+    ),
+]
+Dims = Annotated[
+    list[str] | None,
+    typer.Option("--dim", metavar="NAME=SIZE", help="Size of a named dimension for random inputs."),
+]
+Seed = Annotated[int, typer.Option(help="Seed of random inputs.")]
+Against = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="RUNTIME",
+        help="Compare with onnxruntime, openvino or onnx.reference; repeat as needed. "
+        "Left out: with onnxruntime, if it is installed.",
+    ),
+]
+Memory = Annotated[bool, typer.Option(help="Measure memory too, in a process for each side.")]
 
 
 @contextmanager
@@ -72,26 +97,13 @@ def options(
 @app.command()
 def run(
     model: Model,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="NAME=SOURCE",
-            help="An input: a .npy, .npz, .pb, .json or image file, JSON text, or 'random'. "
-            "A bare FILE.npz gives every input that it has an array for. Repeat as needed; "
-            "the name may be left out for a model with one input.",
-        ),
-    ] = None,
+    inputs: Inputs = None,
     outputs: Annotated[
         list[str] | None,
         typer.Option("--output", "-o", help="Fetch this value, of any in the graph. Repeat as needed."),
     ] = None,
-    dims: Annotated[
-        list[str] | None,
-        typer.Option("--dim", metavar="NAME=SIZE", help="Size of a named dimension for random inputs."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of random inputs.")] = 0,
+    dims: Dims = None,
+    seed: Seed = 0,
     save: Annotated[
         Path | None,
         typer.Option(help="Write the outputs: a .npz file, or a folder that gets one .npy or .json each."),
@@ -141,3 +153,113 @@ def ops(
 
     with reported_errors():
         ops_command(name, as_json=json)
+
+
+@app.command()
+def bench(
+    model: Model,
+    against: Against = None,
+    backend: Annotated[str, typer.Option(help="Kernel set to use: auto, numba or numpy.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of every side; left out: as many as each likes.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Size of the batch, where the model leaves it free.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Timed samples of each side.")] = 20,
+    inputs: Inputs = None,
+    dims: Dims = None,
+    seed: Seed = 0,
+    memory: Memory = True,
+    json: AsJson = False,
+) -> None:
+    """Time a model, next to other runtimes; inputs that are not given are random."""
+    from ._bench import bench_command
+
+    with reported_errors():
+        bench_command(
+            model,
+            against=against,
+            backend=backend,
+            threads=threads,
+            batch=batch,
+            samples=runs,
+            inputs=inputs or [],
+            dims=dims or [],
+            seed=seed,
+            memory=memory,
+            as_json=json,
+        )
+
+
+@app.command()
+def warmup(
+    model: Model,
+    inputs: Inputs = None,
+    dims: Dims = None,
+    seed: Seed = 0,
+    limits: Preset = LimitsPreset.default,
+    json: AsJson = False,
+) -> None:
+    """Compile a model's native code ahead, for the shapes of the inputs (random where not given)."""
+    from ._native import warmup_command
+
+    with reported_errors():
+        warmup_command(model, inputs or [], dims=dims or [], seed=seed, limits=limits.limits, as_json=json)
+
+
+@app.command()
+def explain(
+    model: Model,
+    inputs: Inputs = None,
+    dims: Dims = None,
+    seed: Seed = 0,
+    limits: Preset = LimitsPreset.default,
+    json: AsJson = False,
+) -> None:
+    """Show what became of each node: fused, native, on the reference, and why not faster."""
+    from ._native import explain_command
+
+    with reported_errors():
+        explain_command(model, inputs or [], dims=dims or [], seed=seed, limits=limits.limits, as_json=json)
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Delete all native code.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Show where native code is kept, and how much."""
+    from ._native import cache_command
+
+    with reported_errors():
+        cache_command(clear=clear, as_json=json)
+
+
+def _add_debugger() -> None:
+    """Declare the debugger's commands; each one's options and work are in a file of its own."""
+    from ._bisect import add_bisect
+    from ._compare import add_compare
+    from ._nan import add_nan
+    from ._precision import add_precision
+    from ._profile import add_profile
+    from ._reduce import add_reduce
+    from ._report import add_report
+    from ._repro import add_repro
+    from ._trace import add_trace
+
+    for add in (
+        add_trace,
+        add_compare,
+        add_nan,
+        add_precision,
+        add_bisect,
+        add_reduce,
+        add_repro,
+        add_profile,
+        add_report,
+    ):
+        add(app)
+
+
+_add_debugger()

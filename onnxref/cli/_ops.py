@@ -10,6 +10,7 @@ from rich.console import Console
 
 from .. import registry, schema
 from ..errors import UnsupportedOperatorError
+from ..lowering import ACCELERATED, load_lowerings, lowerings
 from ..plan import LOWERED
 from ._tables import table
 
@@ -47,6 +48,11 @@ def _collect() -> dict[tuple[str, str], dict[int, list[str]]]:
         for version, operator in registry.operators(backend):
             if schema.newest_opset(operator.domain) is not None:
                 found[operator.domain, operator.op_type].setdefault(version, []).append(backend)
+    for backend in ACCELERATED:
+        load_lowerings(backend)
+        for version, lowering in lowerings(backend):
+            if lowering.domain != registry.INTERNAL:
+                found[lowering.domain, lowering.op_type][version].append(backend)
     for domain, op, version in LOWERED:
         found[domain, op][version] = ["all (rewritten as other operators)"]
     return found

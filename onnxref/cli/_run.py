@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..errors import OutputError
-from ..graph import Node
 from ..limits import Limits
+from ..runtime import Execution
 from ..session import InferenceSession
 from ._sources import parse_dims, read_sources
 from ._tables import describe_value, number, table
@@ -78,8 +78,8 @@ def _run_with_progress(
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("nodes", total=len(session.graph.nodes))
 
-        def observe(node: Node, inputs: Sequence[Any], results: Sequence[Any]) -> None:
-            progress.update(task, advance=1, description=node.op_type)
+        def observe(execution: Execution) -> None:
+            progress.update(task, advance=not execution.scope, description=execution.node.op_type)
 
         started = time.perf_counter()
         values = session.run_named(outputs, feeds, observers=[observe])

@@ -1,0 +1,245 @@
+"""`onnxref bench`, `warmup`, `explain` and `cache` as a user types them, and the benchmark program."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx.parser
+import pytest
+from typer.testing import CliRunner, Result
+
+from onnxref import benchmark
+from onnxref.benchmark import OutputsDifferError, compare
+from onnxref.cli._app import app
+from onnxref.cli._feeds import make_feeds
+from onnxref.errors import InputError
+from onnxref.model import load_model
+
+ROOT = Path(__file__).parent.parent
+DIGITS = ROOT / "examples" / "digits.onnx"
+DIGIT = ROOT / "examples" / "digit.png"
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "IDLE", 0.0)
+
+
+def _invoke(*arguments: Any) -> Result:
+    return CliRunner(env={"COLUMNS": "250"}).invoke(app, [str(a) for a in arguments])
+
+
+def _in_process(*arguments: Any) -> Any:
+    """Return what a command prints as JSON in a process that has compiled nothing yet."""
+    command = [sys.executable, "-m", "onnxref", *map(str, arguments), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def _save(folder: Path, text: str) -> Path:
+    path = folder / "model.onnx"
+    head = '<ir_version: 10, opset_import: ["": 21]>\n'
+    path.write_bytes(onnx.parser.parse_model(head + text).SerializeToString())
+    return path
+
+
+# ------------------------------------------------------------------------------------------- bench
+
+
+def test_bench_json() -> None:
+    peers = ("--against", "onnxruntime", "--against", "onnx.reference")
+    result = _invoke("bench", DIGITS, *peers, "--runs", 2, "--batch", 3, "--no-memory", "--json")
+    assert result.exit_code == 0, result.output
+    ours, *others = json.loads(result.stdout)
+    assert [ours["runtime"], *(o["runtime"] for o in others)] == ["onnxref", "onnxruntime", "onnx.reference"]
+    assert ours["ratio"] is None
+    for side in (ours, *others):
+        assert side["samples"] == 2
+        assert 0 < side["least_seconds"] <= side["seconds"]
+        assert side["load_seconds"] > 0
+        assert side["first_run_seconds"] > 0
+        assert side["peak_bytes"] is None
+        assert side["error"] is None
+    for side in others:
+        assert side["ratio"] == pytest.approx(ours["seconds"] / side["seconds"])
+        assert side["largest_difference"] <= 1e-4
+
+
+def test_bench_table_with_memory() -> None:
+    arguments = ("--against", "onnxruntime", "--backend", "numpy", "--runs", 1, "-i", f"image={DIGIT}")
+    result = _invoke("bench", DIGITS, *arguments)
+    assert result.exit_code == 0, result.output
+    assert "digits.onnx: backend numpy, threads all, median of 1" in result.stdout
+    for runtime in ("onnxref", "onnxruntime"):
+        (line,) = (line for line in result.stdout.splitlines() if line.startswith(f"│ {runtime} "))
+        assert line.split("│")[6].strip().endswith("B")
+
+
+def test_bench_shows_a_peer_that_fails(tmp_path: Path) -> None:
+    model = _save(tmp_path, "g (bfloat16[2] x) => (bfloat16[2] y) { y = Sqrt(x) }")
+    result = _invoke("bench", model, "--against", "onnxruntime", "--runs", 1, "--no-memory")
+    assert result.exit_code == 1
+    assert "│ onnxref " in result.stdout
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("onnxruntime failed: ")
+
+
+ERRORS: list[tuple[list[Any], str]] = [
+    (
+        ["--against", "openvino"],
+        "MissingDependencyError: comparing with openvino needs it: pip install openvino",
+    ),
+    (
+        ["--against", "abacus"],
+        "BackendError: there is no runtime 'abacus' to compare with; choose from onnxruntime, openvino, "
+        "onnx.reference",
+    ),
+    (["--dim", "M=2"], "InputError: --dim 'M' is no dimension of the model's inputs (they have: N)"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), ERRORS, ids=[row[1] for row in ERRORS])
+def test_bench_errors_are_one_line(
+    arguments: list[Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    result = _invoke("bench", DIGITS, *arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == [message]
+
+
+# --------------------------------------------------------------------------------- inputs, outputs
+
+
+def test_inputs_that_are_not_given_are_random() -> None:
+    graph = load_model(DIGITS).graph
+    assert make_feeds(graph, [], [], 0)["image"].shape == (1, 1, 8, 8)
+    assert make_feeds(graph, [], ["N=3"], 0)["image"].shape == (3, 1, 8, 8)
+    drawn = make_feeds(graph, [], [], 0, batch=4)["image"]
+    assert drawn.shape == (4, 1, 8, 8)
+    assert not np.array_equal(drawn[0], drawn[1])
+    given = make_feeds(graph, [f"image={DIGIT}"], [], 0, batch=4)["image"]
+    assert given.shape == (4, 1, 8, 8)
+    np.testing.assert_array_equal(given[0], given[3])
+
+
+def test_a_fixed_batch_stays(tmp_path: Path) -> None:
+    graph = load_model(_save(tmp_path, "g (float[2] x) => (float[2] y) { y = Neg(x) }")).graph
+    with pytest.raises(InputError, match="first dimension is free"):
+        make_feeds(graph, [], [], 0, batch=4)
+
+
+def test_models_that_round_to_8_bits(tmp_path: Path) -> None:
+    text = "g (float[2] x, float s, uint8 z) => (uint8[2] y) { y = QuantizeLinear(x, s, z) }"
+    assert benchmark.rounds_to_8_bits(load_model(_save(tmp_path, text)).graph)
+    assert not benchmark.rounds_to_8_bits(load_model(DIGITS).graph)
+
+
+F32 = np.float32([1, -2, 3])
+AGREE: list[tuple[Any, Any, bool, float, float | None]] = [
+    (F32, F32, False, 0.0, None),
+    (F32, F32 * np.float32(1.00005), False, 5e-5, None),
+    (F32, F32 + np.float32(5 / 255 * 2), True, 0.013, 2.0),
+    (np.uint8([3, 9]), np.uint8([4, 9]), True, 0.0, 1.0),
+    (np.int64([3]), np.int64([3]), False, 0.0, None),
+    (np.array(["a"], object), np.array(["a"]), False, 0.0, None),
+    (np.float32([np.nan, np.inf]), np.float32([np.nan, np.inf]), False, 0.0, None),
+    ([{"a": 1.0, "b": 2.0}], [{"b": 2.0, "a": 1.0}], False, 0.0, None),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "quantised", "error", "quanta"), AGREE)
+def test_outputs_that_agree(
+    ours: Any, theirs: Any, quantised: bool, error: float, quanta: float | None
+) -> None:
+    found = compare([ours], [theirs], quantised=quantised)
+    assert found.error == pytest.approx(error, rel=0.05)
+    assert found.quanta == (None if quanta is None else pytest.approx(quanta, rel=0.05))
+
+
+DIFFER: list[tuple[Any, Any, bool, str]] = [
+    (F32, F32[:2], False, r"in shape: \[3\] and \[2\]"),
+    (F32, F32 * np.float32(1.01), False, "by 9.9e-03 of the largest"),
+    (F32, F32 * np.float32(1.2), True, "by .* quanta of 8 bits"),
+    (F32, np.float32([1, np.nan, 3]), False, "infinite or not numbers"),
+    (np.float32([1, np.nan, 3]), F32, False, "of the largest"),
+    (np.int64([3]), np.int64([4]), True, "integer outputs differ by up to 1"),
+    (np.array(["a"], object), np.array(["b"]), False, "are no numbers"),
+    ([F32, F32], [F32], False, "2 output tensors on one side and 1"),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "quantised", "message"), DIFFER)
+def test_outputs_that_differ(ours: Any, theirs: Any, quantised: bool, message: str) -> None:
+    with pytest.raises(OutputsDifferError, match=message):
+        compare([ours], [theirs], quantised=quantised)
+
+
+# ------------------------------------------------------------------------- warmup, cache, explain
+
+
+def test_warmup_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("ONNXREF_CACHE", str(folder))
+    empty = {"folder": str(folder), "files": 0, "bytes": 0, "cleared": False}
+    assert json.loads(_invoke("cache", "--json").stdout) == empty
+    first = _in_process("warmup", DIGITS)
+    assert first["compiled"]
+    assert len(first["compiled"]) <= first["functions"]
+    kept = json.loads(_invoke("cache", "--json").stdout)
+    assert kept["files"] >= len(first["compiled"])
+    assert kept["bytes"] > 0
+    assert f"{kept['files']} native functions" in _invoke("cache").stdout
+    second = _in_process("warmup", DIGITS)
+    assert (second["compiled"], second["functions"]) == ([], first["functions"])
+    assert json.loads(_invoke("cache", "--clear", "--json").stdout) == {**kept, "cleared": True}
+    assert json.loads(_invoke("cache", "--json").stdout) == empty
+
+
+def test_warmup_says_what_it_did() -> None:
+    result = _invoke("warmup", DIGITS, "--dim", "N=2")
+    assert result.exit_code == 0, result.output
+    assert "native functions compiled" in result.stdout
+
+
+def test_warmup_of_a_model_that_fails(tmp_path: Path) -> None:
+    model = _save(tmp_path, "g (float[N] x, int64[M] s) => (float[K] y) { y = Reshape(x, s) }")
+    result = _invoke("warmup", model, "-i", "x=[1, 2]", "-i", "s=[3]")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("KernelError" if "Kernel" in result.stderr else "NodeError")
+
+
+def test_explain() -> None:
+    report = json.loads(_invoke("explain", DIGITS, "--json").stdout)
+    assert sum(report["summary"].values()) == len(report["nodes"])
+    assert {"nodes", "operator", "kind", "kernel", "result", "reason"} == set(report["nodes"][0])
+    assert report["summary"]["native"] > 0
+    shown = _invoke("explain", DIGITS).stdout
+    assert f"{report['summary']['native']} native, " in shown
+    assert "Gemm" in shown
+
+
+# ------------------------------------------------------------------------------------- benchmarks/
+
+
+def test_benchmark_program(tmp_path: Path) -> None:
+    """It writes results, and goes on after a row that fails."""
+    out = tmp_path / "cpu.json"
+    options = ["--samples", "1", "--no-memory", "--peers", "onnxruntime", "--models", str(tmp_path)]
+    folders = ["--made", str(tmp_path / "made"), "--out", str(out)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "vit-base", "mlp", *options, *folders]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    written = json.loads(out.read_text())
+    assert written["environment"]["cores"] >= 1
+    failed, mlp = written["sections"]["all cores"]
+    assert "export_transformers.py" in failed["error"]
+    assert mlp["target"] == 0.6
+    assert [side["runtime"] for side in mlp["sides"]] == ["onnxref", "onnxruntime"]
+    text = out.with_suffix(".md").read_text()
+    assert "| mlp | " in text
+    assert "- vit-base failed: FileNotFoundError" in text

@@ -24,11 +24,12 @@ check: $(VENV)/.test
 	$(BIN)/python -m tests.check_wheel
 
 bench: $(VENV)/.test
-	$(BIN)/python benchmarks/real_models.py
+	$(PIP) install --editable '.[test,bench]'
+	$(BIN)/python benchmarks/run.py
 
 # After an interruption it goes on where it was. conformance/results/README.md tells more.
 conformance: $(VENV)/.test
-	$(BIN)/onnxref conformance run --backend numpy --backend onnxruntime --backend onnx.reference \
+	$(BIN)/onnxref conformance run --backend numpy --backend numba-constants --backend onnxruntime --backend onnx.reference \
 		--suite all --resume --out $(RESULTS)/baseline.jsonl
 	$(BIN)/onnxref conformance report $(RESULTS)/baseline.jsonl \
 		--markdown $(RESULTS)/scoreboard.md --html $(RESULTS)/scoreboard.html

@@ -76,11 +76,12 @@ def _tokenizer() -> Iterator[None]:
     onnxref.unregister_op("Tokenizer", domain="com.microsoft")
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
 @pytest.mark.parametrize("name", _MODELS)
-def test_agrees_with_onnxruntime(name: str) -> None:
+def test_agrees_with_onnxruntime(name: str, backend: str) -> None:
     model = _MODELS[name]
     source = model.model()
-    actual = _run_all(onnxref.InferenceSession(source), model)
+    actual = _run_all(onnxref.InferenceSession(source, backend=backend), model)
     wanted = _run_all(_onnxruntime(source), model)
     for call, (ours, theirs) in enumerate(zip(actual, wanted, strict=True)):
         assert list(ours) == list(theirs)
@@ -89,11 +90,20 @@ def test_agrees_with_onnxruntime(name: str) -> None:
             _assert_close(ours[output], value, f"{name}, call {call}, output {output}")
 
 
+@pytest.mark.parametrize("name", [n for n in _MODELS if "ocr" in n or "silero" in n or "light" in n])
+def test_whole_networks_run_natively(name: str) -> None:
+    model = _MODELS[name]
+    session = onnxref.InferenceSession(model.model(), backend="numba")
+    session.run(None, model.calls()[0])
+    left = {row.operator for row in session.explain() if row.kind in ("reference", "control")}
+    assert not left
+
+
 @pytest.mark.parametrize("name", _WITH_EXPECTED)
 def test_agrees_with_its_framework(name: str) -> None:
     model = _MODELS[name]
     assert model.expected is not None
-    actual = _run_all(onnxref.InferenceSession(model.model()), model)
+    actual = _run_all(onnxref.InferenceSession(model.model(), backend="numpy"), model)
     for ours, theirs in zip(actual, model.expected(), strict=True):
         for output, value in theirs.items():
             _assert_close(ours[output], value, f"{name}, output {output}")

@@ -23,7 +23,9 @@ VARIABLE = "ONNXREF_NUM_THREADS"
 ROW = 5  # int64 of a call in a program; `_team_code` says which
 _CODE = "onnxref.native._team_code"
 _LINE = 64
-_FIELDS = 8
+_FIELDS = 9
+_SET_BYTES = 128
+_MOST_SETS = 64
 _FUTEX_NUMBERS = {"x86_64": 202, "aarch64": 98}
 
 
@@ -33,8 +35,9 @@ class _Pool:
     def __init__(self) -> None:
         self.taken = threading.Lock()
         self._workers = 0
-        self._memory = np.zeros(_FIELDS * _LINE // 8 + 8, np.int64)
+        self._memory = np.zeros((_FIELDS * _LINE + _MOST_SETS * _SET_BYTES) // 8 + 8, np.int64)
         self._block = -(-self._memory.ctypes.data // _LINE) * _LINE
+        self._write_allowed()
         self._request = np.zeros(5, np.int64)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget_workers)
@@ -58,9 +61,19 @@ class _Pool:
                 daemon=True,
             ).start()
 
+    def _write_allowed(self) -> None:
+        """Put the processors that may be used where workers look for them."""
+        if hasattr(os, "sched_getaffinity"):
+            allowed = np.zeros(8 * _SET_BYTES, np.uint8)
+            allowed[[cpu for cpu in os.sched_getaffinity(0) if cpu < len(allowed)]] = 1
+            words = np.packbits(allowed, bitorder="little").view(np.int64)
+            begin = (self._block - self._memory.ctypes.data + _FIELDS * _LINE) // 8
+            self._memory[begin : begin + len(words)] = words
+
     def _forget_workers(self) -> None:
         """A forked child has none of its parent's threads."""
         self._memory[:] = 0
+        self._write_allowed()
         self.taken = threading.Lock()
         self._workers = 0
 

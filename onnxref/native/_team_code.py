@@ -13,16 +13,30 @@ The control block has one cache line per field:
     ACTIVE    workers inside of the program
     SLEEPERS  workers that wait in the kernel of the operating system
     STOP      tells workers to leave
+    CPU       where the leader is
+Behind them lies the set of processors that may be used, and one such set for each worker.
+
+A system tends to wake a thread on the processor of the thread that wakes it, where the two would stand
+in each other's way for milliseconds. So a worker that finds itself beside the leader moves elsewhere.
 """
 
 from __future__ import annotations
 
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
 from .ops import (
+    I8,
+    I32,
+    I64,
     arg,
     atomic_add,
     atomic_load,
     atomic_store,
     call_kernel,
+    copy_bytes,
     device,
     fill_bytes,
     pause,
@@ -32,11 +46,55 @@ from .ops import (
 
 LINE = 64
 ROW = 5
-EPOCH, PROGRAM, CALLS, COUNTERS, THREADS, ACTIVE, SLEEPERS, STOP = (i * LINE for i in range(8))
+EPOCH, PROGRAM, CALLS, COUNTERS, THREADS, ACTIVE, SLEEPERS, STOP, CPU, SETS = (i * LINE for i in range(10))
+SET_BYTES = 128  # of a set of processors, as the system takes it
+MOST_SETS = 64
 
 _SPINS_BEFORE_YIELD = 4_000
 _SPINS_BEFORE_SLEEP = 20_000
 _FUTEX_WAIT, _FUTEX_WAKE = 128, 129  # private to the process
+
+
+@intrinsic
+def _current_cpu(context):
+    """The processor that the thread runs on."""
+
+    def generate(ctx, builder, signature, values):
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(I32, []), "sched_getcpu")
+        return builder.sext(builder.call(function, []), I64)
+
+    return types.int64(), generate
+
+
+@intrinsic
+def _move_to(context, cpus):
+    """Move the thread to one of a set of processors, by the address of the set."""
+
+    def generate(ctx, builder, signature, values):
+        kind = ir.FunctionType(I32, [I32, I64, I8.as_pointer()])
+        function = cgutils.get_or_insert_function(builder.module, kind, "sched_setaffinity")
+        pointer = builder.inttoptr(values[0], I8.as_pointer())
+        builder.call(function, [I32(0), I64(SET_BYTES), pointer])
+        return ctx.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@device
+def _step_aside(block, worker):
+    """Move a worker that runs on the leader's processor to another one, if it may."""
+    leader = atomic_load(block + CPU)
+    if leader < 0 or leader >= 8 * SET_BYTES or worker >= MOST_SETS or _current_cpu() != leader:
+        return
+    own = block + SETS + worker * SET_BYTES
+    copy_bytes(own, block + SETS, SET_BYTES)
+    word = own + 8 * (leader // 64)
+    atomic_store(word, atomic_load(word) & ~(1 << (leader % 64)))
+    left = 0
+    for i in range(SET_BYTES // 8):
+        left |= atomic_load(own + 8 * i)
+    if left != 0:
+        _move_to(own)
 
 
 @device
@@ -101,6 +159,7 @@ def leader(futex: int):
         atomic_store(block + CALLS, calls)
         atomic_store(block + COUNTERS, counters)
         atomic_store(block + THREADS, threads)
+        atomic_store(block + CPU, _current_cpu())
         atomic_add(block + EPOCH, 1)
         if atomic_load(block + SLEEPERS) > 0:
             system_call(futex, block + EPOCH, _FUTEX_WAKE, threads)
@@ -125,6 +184,7 @@ def worker(futex: int):
                 if atomic_load(p + EPOCH) == epoch:  # else it has ended, and its memory may be gone
                     threads = atomic_load(p + THREADS)
                     if begin < threads:
+                        _step_aside(p, begin)
                         _walk(
                             atomic_load(p + PROGRAM),
                             atomic_load(p + CALLS),

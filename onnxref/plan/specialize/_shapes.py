@@ -1,7 +1,7 @@
 """Which operators have outputs whose shapes follow from the shapes of their inputs.
 
-Everything not named here does: its output shapes are a function of input shapes and attributes. The
-test that runs the official suite twice, with other numbers of the same shapes, holds this table to it.
+Everything not named here does: its output shapes are a function of input shapes and attributes. A test
+holds the table to onnx's shape inference, which sees no values.
 """
 
 from __future__ import annotations

@@ -289,7 +289,8 @@ def _acceleration(
     passes = (*all_passes(), "layout")
     if unknown := set(without) - set(passes):
         raise ValueError(f"there is no pass {min(unknown)!r}; choose from {', '.join(passes)}")
-    load_lowerings("numba" if backend == "auto" else backend)
+    if backend != "auto":  # where it comes with the first piece that is specialised
+        load_lowerings(backend)
     bounds = (_KNOWN_BYTES, limits.live_bytes, limits.total_bytes)
     return Acceleration(
         "numba",

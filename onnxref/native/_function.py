@@ -31,7 +31,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from . import _cache, _load
+from . import _cache
 from ._target import target
 
 # Numba's calling convention: a slot for the result and one for an exception come first. Kernels use neither.
@@ -97,7 +97,9 @@ class NativeFunction:
         if found is None:
             found = self._compile()
             _cache.store(self.key, *found)
-        return _load.load(*found)
+        from ._load import load  # llvmlite comes with it
+
+        return load(*found)
 
     def _compile(self) -> tuple[str, bytes]:
         try:

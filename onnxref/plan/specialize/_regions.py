@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...lowering import Op, Operand, PackCache
+from ...lowering import Op, Operand, PackCache, load_lowerings
 from ...native import CompileJob, NativeUnavailableError, Team, compile_together
 from .._steps import Plan, Step
 from ..passes import Block, all_passes, run_passes
@@ -119,11 +119,16 @@ class Regions:
             found = self._known.get(key)
             if found is not None:
                 self._known.move_to_end(key)
+        if found is not None and not self.acceleration.wait:
+            self._advance_if_due(found)
         return found
 
     def ran(self, region: Region, seconds: float) -> None:
-        """Take note that the reference has run a region, and specialise it once that pays."""
+        """Take note that the reference has run a region."""
         region.seconds += seconds
+
+    def _advance_if_due(self, region: Region) -> None:
+        """Specialise a region once that pays; the run that taught its shapes is not kept waiting for it."""
         if region.program is not None or region.hopeless or not self._building.acquire(blocking=False):
             return
         try:
@@ -158,6 +163,8 @@ class Regions:
         if record.end == record.begin:
             region.hopeless = "its shapes depend on values"
         self.ran(region, seconds)
+        if self.acceleration.wait:
+            self._advance_if_due(region)
 
     def shortcut(self) -> Region | None:
         """Return the region used last if it is the whole plan, as one simple program."""
@@ -175,6 +182,7 @@ class Regions:
     def _advance(self, region: Region) -> None:
         """Plan a region's program, have its code compiled, and put it to use, as far as that goes now."""
         if region.planned is None:
+            load_lowerings(self.acceleration.backend)
             lowered, block = specialize(region, self.acceleration)
             if lowered and not any(found.calls for found in lowered):
                 region.hopeless = "no step has a native kernel"

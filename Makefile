@@ -29,7 +29,7 @@ bench: $(VENV)/.test
 
 # After an interruption it goes on where it was. conformance/results/README.md tells more.
 conformance: $(VENV)/.test
-	$(BIN)/onnxref conformance run --backend numpy --backend numba-constants --backend onnxruntime --backend onnx.reference \
+	$(BIN)/onnxref conformance run --backend numpy --backend numba --backend onnxruntime --backend onnx.reference \
 		--suite all --resume --out $(RESULTS)/baseline.jsonl
 	$(BIN)/onnxref conformance report $(RESULTS)/baseline.jsonl \
 		--markdown $(RESULTS)/scoreboard.md --html $(RESULTS)/scoreboard.html

@@ -97,6 +97,8 @@ def _plan(x: Operand, w: Operand, version: int, attributes: Any) -> tuple[list[l
         raise Unsupported(f"transposed convolution of {x.dtype.name}")
     if w.constant is None:
         raise Unsupported("weights that are not constant")
+    if not np.isfinite(w.constant).all():
+        raise Unsupported("weights that are not finite: zeros between the inputs would spoil other outputs")
     try:
         image: Any = x
         kernels: Any = w

@@ -68,3 +68,10 @@ def test_what_is_refused() -> None:
         site = Site(Op("ConvTranspose", [x, w], [y], opset=22))
         with pytest.raises(Unsupported):  # weights that may change; outputs that no tap reaches
             _transposed.conv_transpose(site, x, w, strides=(2, 2))
+
+
+def test_weights_that_are_not_finite_stay_on_the_reference() -> None:
+    """A NaN tap must not reach outputs that no input of its own meets."""
+    x, w = np.zeros((1, 1, 1), np.float32), np.float32([[[0, np.nan]]])
+    with pytest.raises(Unsupported, match="not finite"):
+        check_lowered("ConvTranspose", [x, w], constants=(1,))

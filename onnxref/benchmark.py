@@ -34,9 +34,7 @@ from .errors import BackendError, MissingDependencyError, OnnxRefError
 from .graph import Graph, subgraphs
 
 if TYPE_CHECKING:
-    from .plan import Plan
     from .plan.specialize import Region
-    from .session import InferenceSession
 
 IDLE = 0.08  # rule 3
 SHORTEST = 0.002  # rule 4
@@ -165,7 +163,7 @@ def _open_onnxref(path: Path, setting: Setting) -> Opened:
     if setting.threads is not None:
         options["intra_op_num_threads"] = setting.threads
     session = InferenceSession(path, backend=setting.backend, **options)
-    return Opened(lambda feeds: session.run(None, feeds), lambda: native_regions(session))
+    return Opened(lambda feeds: session.run(None, feeds), session.native_regions)
 
 
 def _open_onnxruntime(path: Path, setting: Setting) -> Opened:
@@ -212,19 +210,6 @@ def import_peer(runtime: str) -> Any:
     except ModuleNotFoundError as error:
         package = PEERS[runtime]
         raise MissingDependencyError(f"comparing with {runtime} needs it: pip install {package}") from error
-
-
-def native_regions(session: InferenceSession) -> list[Region]:
-    """Return the regions of a session's plans for all outputs, those of bodies included."""
-    found = (plan.regions for plan in _plans(session._plan(None)))
-    return [region for regions in found if regions is not None for region in regions.regions()]
-
-
-def _plans(plan: Plan) -> Iterator[Plan]:
-    yield plan
-    for step in plan.steps:
-        for body in step.bodies.values():
-            yield from _plans(body)
 
 
 def settle(opened: Opened, feeds: Feeds) -> None:

@@ -116,9 +116,9 @@ class Budget:
         """Account for a value of `count` bytes that was freed."""
         self.live_bytes -= count
 
-    def step(self) -> None:
-        """Account for one executed node; also looks at the clock."""
-        self.executed_nodes += 1
+    def step(self, count: int = 1) -> None:
+        """Account for executed nodes; also looks at the clock."""
+        self.executed_nodes += count
         _check("executed_nodes", self.limits.executed_nodes, self.executed_nodes, "nodes")
         self.check_time()
 

@@ -237,7 +237,7 @@ class Site:
 
     Attributes:
         precision: "default"; "strict": no result may depend on batch size or on an algorithm that
-            trades accuracy for speed (Winograd); "bf16": products may be of bfloat16.
+            trades accuracy for speed (Winograd).
         aliases: outputs that are their input under another shape: (output, input).
         overwrites: outputs that may take the place of an input that nothing needs afterwards.
     """

@@ -19,7 +19,7 @@ from .limits import DEFAULT, Budget, Limits
 # The rooms below are imported when the first session is made, so that `import onnxref` stays light.
 if TYPE_CHECKING:
     from .plan import Plan
-    from .plan.specialize import Acceleration, NodeExplanation
+    from .plan.specialize import Acceleration, NodeExplanation, Region
     from .runtime import Observer, Shortcut, Watcher
 
 # ONNX Runtime's names for the places where a model can run, and the backends that answer to them.
@@ -108,7 +108,7 @@ class InferenceSession:
         limits: bounds on memory, time and size; None means `onnxref.DEFAULT`.
         optimize: "all", or "none" to run the graph as it is written, every node in every run.
         precision: "default"; "strict" leaves out whatever trades accuracy for speed or makes a result depend
-            on the size of the batch; "bf16" lets matrix products take bfloat16 where the processor can.
+            on the size of the batch.
         intra_op_num_threads: threads that one run may use, the caller's included; None takes all cores, or
             what the environment variable ONNXREF_NUM_THREADS says.
         without: names of planner passes to leave out; `onnxref.plan.passes.all_passes()` lists them.
@@ -126,7 +126,7 @@ class InferenceSession:
         backend: str = "auto",
         limits: Limits | None = None,
         optimize: Literal["all", "none"] = "all",
-        precision: Literal["default", "strict", "bf16"] = "default",
+        precision: Literal["default", "strict"] = "default",
         without: Collection[str] = (),
         intra_op_num_threads: int | None = None,
     ) -> None:
@@ -198,6 +198,12 @@ class InferenceSession:
         from .plan.specialize import explain_plan
 
         return explain_plan(self._plan(output_names))
+
+    def native_regions(self) -> list[Region]:
+        """Return the specialised pieces of the model and of its subgraphs, for tools that look into them."""
+        from .plan.specialize import all_regions
+
+        return all_regions(self._plan(None))
 
     @property
     def graph(self) -> Graph:
@@ -277,8 +283,8 @@ def _acceleration(
     backend: str, precision: str, without: Collection[str], limits: Limits, threads: int | None
 ) -> Acceleration | None:
     """Return how to run natively; None for the reference alone."""
-    if precision not in ("default", "strict", "bf16"):
-        raise ValueError(f"precision must be 'default', 'strict' or 'bf16' (got {precision!r})")
+    if precision not in ("default", "strict"):
+        raise ValueError(f"precision must be 'default' or 'strict' (got {precision!r})")
     if backend == "numpy":
         return None
     from .lowering import load_lowerings

@@ -15,7 +15,6 @@ from onnxref.lowering import (
     Address,
     Blocked,
     BlockedUse,
-    Op,
     Operand,
     Pad,
     Scratch,
@@ -139,11 +138,6 @@ def covers(layout: Blocked | None, lanes: int, pad: Pad) -> bool:
 def goes_along(*inputs: int, outputs: tuple[int, ...] = (0,)) -> BlockedUse:
     """Return the use of a node that works on blocks without a border, if it is given some."""
     return BlockedUse(dict.fromkeys(inputs, NO_PAD), outputs)
-
-
-def spatial_rank(op: Op) -> int:
-    """Return the number of spatial axes of the first input."""
-    return op.inputs[0].ndim - 2 if op.inputs[0] is not None else 0
 
 
 @lower("ToBlocked", since=1, domain=INTERNAL)

@@ -14,7 +14,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ..benchmark import native_regions
 from ..limits import Limits
 from ..native import clear_cache, describe_cache
 from ..session import InferenceSession
@@ -33,7 +32,7 @@ def warmup_command(
     feeds = make_feeds(session.graph, inputs, dims, seed)
     compiled = _run_watched(session, feeds)
     seconds = time.perf_counter() - started
-    regions = native_regions(session)
+    regions = session.native_regions()
     needed = len({call.function for region in regions for call in _calls(region.program)})
     reasons = list(dict.fromkeys(region.hopeless for region in regions if region.hopeless))
     if as_json:
@@ -89,7 +88,7 @@ def _look(session: InferenceSession, seen: dict[str, bool]) -> None:
     """Take note of functions that are missing, and of those that no longer are."""
     missing = [
         repr(function)
-        for region in native_regions(session)
+        for region in session.native_regions()
         if region.program is None and region.planned is not None
         for function in region.planned.missing()
     ]

@@ -23,8 +23,7 @@ from typing import Any, Literal
 from ..errors import InputError, OnnxRefError
 from ..graph import Model
 from ..limits import DEFAULT, Limits
-from ..model import load_model
-from ..model._write import save_model, to_proto
+from ..model import load_model, save_model, to_proto
 from ..plan.passes import all_passes
 from ..session import InferenceSession
 from ._errors_between import Errors, Tolerance, errors_between

@@ -23,8 +23,7 @@ from ..dtypes import PACKED_BITS, ElementType, from_numpy, to_numpy
 from ..errors import BackendError, MissingDependencyError, OnnxRefError
 from ..graph import Model, Value
 from ..limits import DEFAULT, GIB, Limits
-from ..model import load_model
-from ..model._write import save_model, to_proto
+from ..model import load_model, save_model, to_proto
 from ._runners import MEMORY, Feeds, ModelRunner
 
 LEVELS = ("disabled", "basic", "extended", "layout", "all")
@@ -181,7 +180,7 @@ def _to_ort_value(array: Any) -> Any:
 
 
 def _packed_bytes(array: Any) -> bytes:
-    from ..model._write import encode_value
+    from ..model import encode_value
 
     return bytes(encode_value(array).raw_data)
 
@@ -201,6 +200,6 @@ def _from_ort_value(value: Any) -> Any:
 def _unpacked(raw: bytes, element: int, shape: tuple[int, ...]) -> Any:
     import onnx
 
-    from ..model._tensors import decode_tensor
+    from ..model import decode_tensor
 
     return decode_tensor(onnx.TensorProto(data_type=element, dims=shape, raw_data=raw), None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import OutputError
 from ..graph import FunctionKey, Graph, Model, Node, names_used, subgraphs
-from ..plan._functions import bind_attributes, function_graph
+from ..plan import bind_attributes, function_graph
 from ..runtime import node_label
 
 _MOST_NEAR = 5  # nodes that an error names

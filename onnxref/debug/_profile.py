@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..benchmark import native_regions
 from ..dtypes import Array
 from ..errors import OutputError
 from ..graph import Graph, subgraphs
@@ -365,7 +364,7 @@ def _watch_memory(session: InferenceSession, inputs: Any, recorder: Recorder, ba
         values = ValueLedger(recorder.began)
         session.run_named(None, inputs, observers=[recorder.observe, values])
         return values.timeline(given, weights)
-    programs = [region.program for region in native_regions(session) if region.program is not None]
+    programs = [region.program for region in session.native_regions() if region.program is not None]
     arenas = ArenaLedger(programs, paths_of(session.graph))
 
     def watch(scope: str, op: Lowered | Step, started: float, seconds: float) -> None:

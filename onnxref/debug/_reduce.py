@@ -17,8 +17,7 @@ import onnx
 from ..errors import InputError, OnnxRefError
 from ..graph import Model
 from ..limits import Limits
-from ..model import load_model
-from ..model._write import to_proto, write_case
+from ..model import load_model, to_proto, write_case
 from ..runtime import bind_inputs, node_label
 from ._bisect import run_on, worst
 from ._errors_between import Tolerance

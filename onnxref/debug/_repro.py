@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError, OnnxRefError, OutputError
 from ..limits import Limits
-from ..model._write import write_case
+from ..model import write_case
 from ._bisect import run_on
 from ._errors_between import Errors, Tolerance, errors_between
 from ._html import html_table

@@ -14,15 +14,13 @@ A runner is named by
 from __future__ import annotations
 
 import os
-import queue
-import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import onnx
@@ -33,11 +31,11 @@ from ..limits import DEFAULT, MIB, Limits
 from ..model import load_model
 from ..runtime import Execution, bind_inputs
 from ..session import InferenceSession
+from ._lock_step import lock_step
 from ._pieces import Pieces, extract, made_values, single_node, value_bytes
 from ._store import read_safetensors
 
 Feeds = Mapping[str, Any]
-T = TypeVar("T")
 
 MEMORY = 256 * MIB
 """Bytes of values that a runner holds at a time, unless it is told otherwise."""
@@ -201,7 +199,7 @@ class OnnxRefRunner(ModelRunner):
         def work(emit: Callable[[Execution], None]) -> None:
             self.session.run_named(wanted, feeds, observers=[emit])
 
-        yield from stream(work)
+        yield from lock_step(work)
 
     def fetch(self, feeds: Feeds, names: Sequence[str]) -> dict[str, Any]:
         known = set(made_values(self.model.graph)) | set(self.model.graph.initializers)
@@ -259,7 +257,7 @@ class OnnxReferenceRunner(ModelRunner):
     def _open_small(self, small: Model) -> Any:
         import importlib
 
-        from ..model._write import to_proto
+        from ..model import to_proto
 
         # Imported by name: it is a peer to compare with, never a dependency.
         module = importlib.import_module("onnx.reference")
@@ -463,53 +461,6 @@ def bound_feeds(graph: Graph, feeds: Any) -> dict[str, Any]:
     return {value.name: item for value, item in zip(graph.inputs, bound, strict=True)}
 
 
-def stream(work: Callable[[Callable[[T], None]], None]) -> Generator[T, None, None]:
-    """Yield what `work` emits while it goes on; it waits until each item was taken.
-
-    Closing the generator stops `work` at its next item.
-    """
-    items: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=1)
-    stopped = threading.Event()
-
-    def emit(item: T) -> None:
-        if stopped.is_set():
-            raise _StoppedError
-        items.put(("item", item))
-
-    def target() -> None:
-        try:
-            work(emit)
-            items.put(("end", None))
-        except _StoppedError:
-            pass
-        except BaseException as error:  # noqa: BLE001 - raised again where the items are taken
-            items.put(("error", error))
-
-    worker = threading.Thread(target=target, name="onnxref-debug", daemon=True)
-    worker.start()
-    try:
-        while True:
-            kind, item = items.get()
-            if kind == "error":
-                raise item
-            if kind == "end":
-                return
-            yield item
-            del item
-    finally:
-        stopped.set()
-        while worker.is_alive():
-            try:
-                items.get(timeout=0.02)  # it may wait for room
-            except queue.Empty:
-                continue
-        worker.join()
-
-
-class _StoppedError(BaseException):
-    """Nobody wants the rest; no `except Exception` on the way may take it for a failure of a node."""
-
-
 def _last_values(graph: Graph, made: Sequence[str]) -> list[str]:
     """Return the values that no node uses, which are needed for every node to run."""
     from ..graph import names_used
@@ -520,7 +471,7 @@ def _last_values(graph: Graph, made: Sequence[str]) -> list[str]:
 
 def _signature(small: Model) -> Any:
     """Return what two pieces have in common if one session can run both."""
-    from ..model._write import to_proto
+    from ..model import to_proto
 
     graph = small.graph
     plain = all(not node.attributes or not _has_graph(node) for node in graph.nodes)

@@ -32,7 +32,7 @@ from .. import schema
 from ..errors import InputError, OnnxRefError
 from ..graph import Graph, Model, Node, names_used, subgraphs
 from ..limits import Limits
-from ..model._write import to_proto
+from ..model import to_proto
 from ..runtime import node_label
 from ..session import InferenceSession
 from ._places import Place, changed_model, enter, is_constant, main_place

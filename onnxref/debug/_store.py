@@ -21,7 +21,7 @@ import numpy as np
 from ..dtypes import Array, ElementType, from_numpy, tensor_type_string, to_numpy
 from ..errors import InputError, OutputError
 from ..graph import Model, SparseTensor, Value, ValueType, type_string
-from ..model._write import encode_value, save_model
+from ..model import encode_value, save_model
 from ._pieces import type_of
 
 StoreFormat: TypeAlias = Literal["npz", "safetensors", "official"]

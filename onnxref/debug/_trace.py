@@ -7,8 +7,6 @@ graph as it is written, so that values inside of subgraphs and functions are see
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +20,7 @@ from ..model import load_model
 from ..runtime import Execution, bind_inputs, node_label
 from ..session import InferenceSession
 from ._html import html_table
+from ._lock_step import lock_step
 from ._pieces import made_values
 from ._select import Patterns, Selection, matches
 from ._stats import ValueStatistics
@@ -327,50 +326,6 @@ class Tracer:
             self.results = {v.name: found[v.name] for v in self._model.graph.outputs if v.name in found}
 
         return lock_step(work)
-
-
-def lock_step(work: Callable[[Callable[[Any], None]], None]) -> Generator[Any, None, None]:
-    """Yield what `work` emits; between two items either the consumer goes on or `work` does, never both.
-
-    Closing the generator makes `work` end at the item it stands at.
-    """
-    items: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-    go: queue.SimpleQueue[bool] = queue.SimpleQueue()
-
-    def emit(item: Any) -> None:
-        items.put(("item", item))
-        del item
-        if not go.get():
-            raise _StoppedError
-
-    def target() -> None:
-        try:
-            work(emit)
-            items.put(("end", None))
-        except _StoppedError:
-            pass
-        except BaseException as error:  # noqa: BLE001 - raised again where the items are taken
-            items.put(("error", error))
-
-    worker = threading.Thread(target=target, name="onnxref-tracer", daemon=True)
-    worker.start()
-    try:
-        while True:
-            kind, item = items.get()
-            if kind == "error":
-                raise item
-            if kind == "end":
-                return
-            yield item
-            del item
-            go.put(True)
-    finally:
-        go.put(False)
-        worker.join()
-
-
-class _StoppedError(BaseException):
-    """Nobody wants the rest; no `except Exception` on the way may take it for the failure of a node."""
 
 
 class _Recorder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numba
@@ -20,14 +21,13 @@ def compile_kernel(function: Callable[..., Any]) -> tuple[str, bytes]:
 
     The code follows Numba's own calling convention: (return slot, exception slot, arguments) -> status.
     """
-    _choose_target()
     flags = compiler.Flags()
     flags.no_cpython_wrapper = True
     flags.no_cfunc_wrapper = True
     flags.nrt = False
     flags.error_model = "numpy"
     flags.fastmath = {"contract"}  # fused multiply-add, and no other freedom
-    typing_context, target_context = cpu_target.typing_context, cpu_target.target_context
+    typing_context, target_context = _contexts()
     typing_context.refresh()
     target_context.refresh()
     result = compiler.compile_extra(
@@ -37,8 +37,15 @@ def compile_kernel(function: Callable[..., Any]) -> tuple[str, bytes]:
     return result.fndesc.llvm_func_name, code
 
 
-def _choose_target() -> None:
-    """Make Numba compile for `target()`; it reads these settings when it compiles its first function."""
+@cache
+def _contexts() -> tuple[Any, Any]:
+    """Return Numba's contexts, made for `target()`: it reads its settings when it first makes code."""
     chosen = target()
-    numba.config.CPU_NAME = chosen.cpu
-    numba.config.CPU_FEATURES = chosen.features
+    before = numba.config.CPU_NAME, numba.config.CPU_FEATURES
+    numba.config.CPU_NAME, numba.config.CPU_FEATURES = chosen.cpu, chosen.features
+    try:
+        contexts = cpu_target.typing_context, cpu_target.target_context
+        contexts[1].codegen()  # this is where they are read
+    finally:
+        numba.config.CPU_NAME, numba.config.CPU_FEATURES = before
+    return contexts

@@ -23,7 +23,6 @@ class Target:
         lanes: float32 elements in the widest vector.
         registers: vector registers.
         vnni: whether there are 8-bit dot products (AVX512-VNNI).
-        bf16: whether there are bfloat16 dot products (AVX512-BF16).
     """
 
     cpu: str
@@ -31,7 +30,6 @@ class Target:
     lanes: int
     registers: int
     vnni: bool
-    bf16: bool
 
     @property
     def vector_bytes(self) -> int:
@@ -47,9 +45,7 @@ def target() -> Target:
     """
     wanted = os.environ.get(VARIABLE) or "native"
     if wanted in _LEVELS:
-        return Target(
-            _LEVELS[wanted], "", lanes=8 if wanted == "avx2" else 4, registers=16, vnni=False, bf16=False
-        )
+        return Target(_LEVELS[wanted], "", lanes=8 if wanted == "avx2" else 4, registers=16, vnni=False)
     if wanted != "native":
         known = ", ".join(("native", *_LEVELS))
         raise ValueError(f"{VARIABLE} must be one of {known} (got {wanted!r})")
@@ -70,9 +66,8 @@ def _host() -> Target:
             lanes=16,
             registers=32,
             vnni="avx512vnni" in present,
-            bf16="avx512bf16" in present,
         )
     if "avx2" in present and "fma" in present:
-        return Target(cpu, features, lanes=8, registers=16, vnni=False, bf16=False)
+        return Target(cpu, features, lanes=8, registers=16, vnni=False)
     registers = 32 if platform.machine() in ("aarch64", "arm64") else 16
-    return Target(cpu, features, lanes=4, registers=registers, vnni=False, bf16=False)
+    return Target(cpu, features, lanes=4, registers=registers, vnni=False)

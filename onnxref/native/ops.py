@@ -15,8 +15,6 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ._target import target
-
 F32 = ir.FloatType()
 F64 = ir.DoubleType()
 F16 = ir.HalfType()
@@ -221,7 +219,7 @@ def pause(context):
     """Tell the processor that this is a spinning loop."""
 
     def generate(ctx, builder, signature, values):
-        if "86" in builder.module.triple or target().lanes > 4:
+        if "86" in builder.module.triple:
             builder.call(declare(builder, "llvm.x86.sse2.pause", VOID, []), [])
         return ctx.get_dummy_value()
 

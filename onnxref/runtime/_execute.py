@@ -214,6 +214,7 @@ def _perform_body(step: Step, body: Plan, frame: Frame, record: Record, run: Run
 def _run_program(region: Region, program: Program, slots: list[Any], run: Run) -> bool:
     """Run a region natively; False where it must run on the reference, for an error that is due."""
     watch = None if run.watcher is None else partial(run.watcher, run.scope)
+    run.budget.step(region.end - region.record.begin)
     try:
         outputs = program.run(
             [slots[slot] for slot in region.inputs],

@@ -15,7 +15,8 @@ from model_zoo import REAL_MODELS, RealModel
 from onnx import helper, parser
 
 from onnxref.debug._errors_between import Rounding, Tolerance, errors_between, rounding_between
-from onnxref.debug._runners import OnnxRefRunner, RecordedRunner, bound_feeds, open_runner, stream
+from onnxref.debug._lock_step import lock_step
+from onnxref.debug._runners import OnnxRefRunner, RecordedRunner, bound_feeds, open_runner
 from onnxref.debug._store import open_store
 from onnxref.errors import BackendError, InputError
 from onnxref.model import load_model
@@ -221,7 +222,7 @@ def test_a_stream_ends_its_thread_when_it_is_closed() -> None:
             emit(i)
 
     before = threading.active_count()
-    items = stream(work)
+    items = lock_step(work)
     assert [next(items), next(items)] == [0, 1]
     items.close()
     assert len(made) < 10
@@ -233,7 +234,7 @@ def test_a_stream_raises_what_its_work_raised() -> None:
         emit(1)
         raise InputError("too late")
 
-    items = stream(work)
+    items = lock_step(work)
     assert next(items) == 1
     with pytest.raises(InputError, match="too late"):
         next(items)

@@ -7,7 +7,7 @@ from ._explain import NodeExplanation, explain_plan
 from ._lower import Lowered
 from ._program import Program, RefusedError
 from ._record import Frame, Record
-from ._regions import Acceleration, Region, Regions, specialize
+from ._regions import Acceleration, Region, Regions, all_regions, specialize
 
 __all__ = [
     "Acceleration",
@@ -19,6 +19,7 @@ __all__ = [
     "RefusedError",
     "Region",
     "Regions",
+    "all_regions",
     "explain_plan",
     "specialize",
 ]

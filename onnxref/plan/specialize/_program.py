@@ -144,12 +144,13 @@ class Program:
         Raises:
             RefusedError: the reference has to run instead, to raise the error that is due.
         """
+        charged = self.arena_bytes + sum(y.nbytes for y in self.outputs)
         try:
-            budget.add_live(self.arena_bytes)
+            budget.add_live(charged)
             with self._instance() as instance:
                 return instance.run(inputs, budget, run_step, watch)
         finally:
-            budget.drop_live(self.arena_bytes)
+            budget.drop_live(charged)  # whoever takes the outputs charges them
 
     def call(self, inputs: Sequence[Array]) -> list[Array]:
         """Return the outputs of a simple program, without an account of time and memory."""

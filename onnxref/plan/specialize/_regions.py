@@ -119,7 +119,7 @@ class Regions:
             found = self._known.get(key)
             if found is not None:
                 self._known.move_to_end(key)
-        if found is not None and not self.acceleration.wait:
+        if found is not None:
             self._advance_if_due(found)
         return found
 
@@ -129,15 +129,17 @@ class Regions:
 
     def _advance_if_due(self, region: Region) -> None:
         """Specialise a region once that pays; the run that taught its shapes is not kept waiting for it."""
-        if region.program is not None or region.hopeless or not self._building.acquire(blocking=False):
+        wait = self.acceleration.wait
+        if region.program is not None or region.hopeless or not self._building.acquire(blocking=wait):
             return
         try:
-            if self.acceleration.wait or region.seconds > _PLANNING * len(region.record.steps):
+            pays = wait or region.seconds > _PLANNING * len(region.record.steps)
+            if pays and region.program is None and not region.hopeless:  # as another thread may have left it
                 self._advance(region)
         except NativeUnavailableError as error:
             region.hopeless = str(error)
         except Exception as error:
-            if self.acceleration.wait:
+            if wait:
                 raise
             # Nobody asked for native code: the reference goes on, and the fault is told of, not hidden.
             region.hopeless = f"planning failed: {type(error).__name__}: {error}"
@@ -199,6 +201,13 @@ class Regions:
         region.planned.compile()
         region.program = region.planned
         self.acceleration.specialized += 1
+
+
+def all_regions(plan: Plan) -> list[Region]:
+    """Return the regions of a plan and of the bodies in it."""
+    found = plan.regions.regions() if plan.regions is not None else []
+    bodies = (body for step in plan.steps for body in step.bodies.values())
+    return found + [region for body in bodies for region in all_regions(body)]
 
 
 def specialize(region: Region, acceleration: Acceleration) -> tuple[list[Lowered], Block]:

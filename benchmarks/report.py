@@ -208,6 +208,11 @@ def _notes(records: Sequence[Record]) -> list[str]:
         for found in record.get("sides", ()):
             if found["error"]:
                 lines.append(f"- {found['runtime']} on {record['model']}: {found['error']}")
+            elif found["runtime"] == "onnxref":  # compared with itself in float32, at a lower precision only
+                if found["largest_difference"] is not None:
+                    error = f"{found['largest_difference']:.0e} of the largest value"
+                    lines.append(f"- {record['model']}: outputs differ from those in float32 by {error}")
+                lines += [f"- {record['model']}: {note}" for note in found.get("notes", ())]
             elif found["quanta"] is not None:
                 quanta = f"{found['quanta']:.1f} quanta of 8 bits"
                 lines.append(f"- {record['model']}: outputs are {quanta} from {found['runtime']}'s")

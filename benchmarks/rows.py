@@ -55,7 +55,6 @@ class Row:
         feeds: makes the inputs, from the path of the model.
         batch_axes: axis of the batch, by input; empty where its size is fixed.
         quantised: activations have 8 bits.
-        prepare: as of `onnxref.benchmark.Setting`.
     """
 
     name: str
@@ -64,7 +63,6 @@ class Row:
     feeds: Callable[[Path], Feeds]
     batch_axes: Mapping[str, int] = field(default_factory=dict)
     quantised: bool = False
-    prepare: str = ""
 
     def call(self, folders: Folders, batch: int | None) -> tuple[Path, Feeds]:
         """Return the model's file and the inputs, for a size of batch (None: the row's own).
@@ -225,9 +223,7 @@ def _text_row() -> Row:
         texts: Array = pipeline.fitted().inputs["X"]
         return {"X": texts}
 
-    return Row(
-        "tf-idf + logistic regression", "small", model, feeds, prepare="sklearn_models:register_tokenizer"
-    )
+    return Row("tf-idf + logistic regression", "small", model, feeds)
 
 
 def _small_rows() -> list[Row]:

@@ -43,12 +43,14 @@ class Settings:
 
     Attributes:
         cpu: level that onnxref's native code is held to; the other runtimes use what the processor has.
+        precision: as of `onnxref.benchmark.Setting`.
     """
 
     backend: str = "numba"
     threads: int | None = None
     batch: int | None = None
     cpu: str | None = None
+    precision: str = "default"
     samples: int = SAMPLES
     memory: bool = True
     peers: tuple[str, ...] = ()
@@ -60,6 +62,7 @@ class Settings:
         shown += [] if self.batch is None else [f"batch {self.batch}"]
         shown += [] if self.cpu is None else [f"onnxref held to {self.cpu}"]
         shown += [] if self.backend == "numba" else [f"backend {self.backend}"]
+        shown += [] if self.precision == "default" else [f"precision {self.precision}"]
         return ", ".join(shown)
 
 
@@ -78,7 +81,7 @@ def serve(name: str, settings: Settings, folders: Folders) -> None:
         path,
         feeds,
         settings.peers,
-        Setting(settings.backend, settings.threads, row.prepare),
+        Setting(settings.backend, settings.threads, settings.precision),
         quantised=row.quantised,
         samples=settings.samples,
         memory=settings.memory,
@@ -146,6 +149,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cpu", help="hold onnxref to this level of instructions, such as avx2")
     parser.add_argument("--backend", default="numba", help="onnxref's kernel set (default numba)")
     parser.add_argument(
+        "--precision",
+        choices=("default", "strict", "bf16"),
+        default="default",
+        help="of onnxref; bf16 is asked of OpenVINO too (its default where the processor has it)",
+    )
+    parser.add_argument(
         "--samples", type=int, default=SAMPLES, help=f"samples of each side (default {SAMPLES})"
     )
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
@@ -203,6 +212,7 @@ def main() -> int:
         threads=given.threads,
         batch=given.batch,
         cpu=given.cpu,
+        precision=given.precision,
         samples=given.samples,
         memory=not given.no_memory,
         peers=installed(given.peers, console),

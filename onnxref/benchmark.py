@@ -10,6 +10,7 @@ Rules
        very first call cost.
     7. Memory is the peak of a process of its own in which one side loads and runs the model, less what
        the process had after the one-node model.
+    8. With precision "bf16" all outputs are compared with those of onnxref in float32, its own too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +42,7 @@ IDLE = 0.08  # rule 3
 SHORTEST = 0.002  # rule 4
 SAMPLES = 20
 RELATIVE = 1e-4  # largest difference, of the largest value of an output
+RELATIVE_BF16 = 0.5  # with precision "bf16": a steep softmax or sigmoid makes tenths of many layers' errors
 QUANTA = 8.0  # the same where the model rounds to 8 bits, in 1/255 of the output's range
 _WARM_UP = 3
 _LONGEST_WAIT = 300.0  # seconds for native code to be compiled behind the runs
@@ -59,12 +62,12 @@ class Setting:
     Attributes:
         backend: onnxref's kernel set.
         threads: threads of every side; None leaves it to each.
-        prepare: `module:function` to call first in every process, such as one that registers operators.
+        precision: of onnxref; "bf16" is asked of OpenVINO too, and the others stay with float32.
     """
 
     backend: str = "auto"
     threads: int | None = None
-    prepare: str = ""
+    precision: str = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class SideResult:
         median, least: of the samples.
         peak: bytes of memory (rule 7), None where it was not measured.
         error: why there are no times; then they are NaN.
+        notes: what onnxref has to say of its kernels, such as where bfloat16 was not used.
     """
 
     runtime: str
@@ -101,6 +105,7 @@ class SideResult:
     peak: int | None = None
     agreement: Agreement | None = None
     error: str = ""
+    notes: tuple[str, ...] = ()
 
     def as_record(self) -> dict[str, Any]:
         """Return the result ready for JSON: times in seconds, memory in bytes, None for what is not known."""
@@ -116,6 +121,7 @@ class SideResult:
             "largest_difference": None if agreement is None else agreement.error,
             "quanta": None if agreement is None else agreement.quanta,
             "error": self.error or None,
+            "notes": list(self.notes),
         }
 
 
@@ -159,7 +165,7 @@ def open_model(runtime: str, path: Path, setting: Setting) -> Opened:
 def _open_onnxref(path: Path, setting: Setting) -> Opened:
     from .session import InferenceSession
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"precision": setting.precision}
     if setting.threads is not None:
         options["intra_op_num_threads"] = setting.threads
     session = InferenceSession(path, backend=setting.backend, **options)
@@ -176,8 +182,9 @@ def _open_onnxruntime(path: Path, setting: Setting) -> Opened:
 
 
 def _open_openvino(path: Path, setting: Setting) -> Opened:
-    """Load with OpenVINO, in float32 and for the least time of one call."""
-    config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    """Load with OpenVINO, in float32 (or bfloat16) and for the least time of one call."""
+    hint = "bf16" if setting.precision == "bf16" else "f32"
+    config = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
     if setting.threads is not None:
         config["INFERENCE_NUM_THREADS"] = str(setting.threads)
     core = import_peer("openvino").Core()
@@ -232,9 +239,6 @@ def prepare(setting: Setting, runtimes: Sequence[str]) -> None:
     Raises:
         MissingDependencyError: a runtime is not installed.
     """
-    if setting.prepare:
-        module, _, function = setting.prepare.partition(":")
-        getattr(importlib.import_module(module), function)()
     for runtime in runtimes:
         if runtime != "onnxref":
             import_peer(runtime)
@@ -262,11 +266,13 @@ def rounds_to_8_bits(graph: Graph) -> bool:
     )
 
 
-def compare(ours: Sequence[Any], theirs: Sequence[Any], *, quantised: bool = False) -> Agreement:
+def compare(
+    ours: Sequence[Any], theirs: Sequence[Any], *, quantised: bool = False, relative: float = RELATIVE
+) -> Agreement:
     """Return how far outputs are apart.
 
     Raises:
-        OutputsDifferError: farther than `RELATIVE`, or `QUANTA` where the model is quantised; strings,
+        OutputsDifferError: farther than `relative`, or `QUANTA` where the model is quantised; strings,
             labels and other integers must be equal.
     """
     mine, other = list(_leaves(ours)), list(_leaves(theirs))
@@ -274,7 +280,7 @@ def compare(ours: Sequence[Any], theirs: Sequence[Any], *, quantised: bool = Fal
         raise OutputsDifferError(
             f"there are {len(mine)} output tensors on one side and {len(other)} on the other"
         )
-    found = [_compare_arrays(a, b, quantised) for a, b in zip(mine, other, strict=True)]
+    found = [_compare_arrays(a, b, quantised, relative) for a, b in zip(mine, other, strict=True)]
     quanta = max((a.quanta for a in found if a.quanta is not None), default=None)
     return Agreement(max((a.error for a in found), default=0.0), quanta)
 
@@ -292,7 +298,7 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield np.asarray(value)
 
 
-def _compare_arrays(a: Any, b: Any, quantised: bool) -> Agreement:
+def _compare_arrays(a: Any, b: Any, quantised: bool, relative: float) -> Agreement:
     if a.shape != b.shape:
         raise OutputsDifferError(f"outputs differ in shape: {list(a.shape)} and {list(b.shape)}")
     if b.dtype.kind in "OUSb":
@@ -304,10 +310,10 @@ def _compare_arrays(a: Any, b: Any, quantised: bool) -> Agreement:
         if apart > (QUANTA if quantised and b.dtype.itemsize == 1 else 0):
             raise OutputsDifferError(f"integer outputs differ by up to {apart}")
         return Agreement(0.0, float(apart) if quantised else None)
-    return _compare_floats(a, b, quantised)
+    return _compare_floats(a, b, quantised, relative)
 
 
-def _compare_floats(a: Any, b: Any, quantised: bool) -> Agreement:
+def _compare_floats(a: Any, b: Any, quantised: bool, relative: float) -> Agreement:
     mine, other = a.astype(np.float64), b.astype(np.float64)
     finite = np.isfinite(other)
     if not np.array_equal(np.where(finite, 0, mine), np.where(finite, 0, other), equal_nan=True):
@@ -323,7 +329,7 @@ def _compare_floats(a: Any, b: Any, quantised: bool) -> Agreement:
                 f"outputs differ by {quanta:.1f} quanta of 8 bits (allowed {QUANTA:.0f})"
             )
         return Agreement(error, quanta)
-    allowed = RELATIVE if b.dtype.itemsize > 2 else 1e-2  # a float16 has three digits
+    allowed = relative if b.dtype.itemsize > 2 else max(relative, 1e-2)  # a float16 has three digits
     if not error <= allowed:
         raise OutputsDifferError(f"outputs differ by {error:.1e} of the largest (allowed {allowed:.0e})")
     return Agreement(error)
@@ -407,11 +413,18 @@ def _measure_times(
     """Load the model on every side, check the outputs, and take the samples."""
     tell("loading onnxref")
     ready, ours, expected = _begin("onnxref", path, feeds, setting)
+    relative = RELATIVE
+    if setting.precision == "bf16":
+        tell("computing the outputs in float32")
+        relative, found = RELATIVE_BF16, expected
+        expected = open_model("onnxref", path, replace(setting, precision="default")).run(feeds)
+        agreement = compare(found, expected, quantised=quantised, relative=relative)
+        ready = replace(ready, agreement=agreement, notes=_notes(ours))
     sides: list[SideResult] = [ready]
     calls: list[Call] = [lambda: ours.run(feeds)]
     for peer in peers:
         tell(f"loading {peer}")
-        result, call = _begin_peer(peer, path, feeds, setting, expected, quantised)
+        result, call = _begin_peer(peer, path, feeds, setting, expected, quantised, relative)
         sides.append(result)
         if call is not None:
             calls.append(call)
@@ -422,6 +435,14 @@ def _measure_times(
 
 def _with_times(side: SideResult, times: Sequence[float]) -> SideResult:
     return replace(side, median=statistics.median(times), least=min(times), samples=len(times))
+
+
+def _notes(opened: Opened) -> tuple[str, ...]:
+    """Return what the lowerings of a model left to say, and of how many nodes."""
+    programs = [region.program for region in opened.regions() if region.program is not None]
+    sites = [found.site for program in programs for found in program.lowered if found.site is not None]
+    counted = Counter(note for site in sites for note in site.notes)
+    return tuple(f"{note} ({count} of its nodes)" for note, count in counted.items())
 
 
 def _begin(
@@ -435,12 +456,18 @@ def _begin(
 
 
 def _begin_peer(
-    peer: str, path: Path, feeds: Feeds, setting: Setting, expected: Sequence[Any], quantised: bool
+    peer: str,
+    path: Path,
+    feeds: Feeds,
+    setting: Setting,
+    expected: Sequence[Any],
+    quantised: bool,
+    relative: float,
 ) -> tuple[SideResult, Call | None]:
     """Load a peer's model and check its outputs; without a call where it fails."""
     try:
         result, opened, outputs = _begin(peer, path, feeds, setting)
-        agreement = compare(expected, outputs, quantised=quantised)
+        agreement = compare(expected, outputs, quantised=quantised, relative=relative)
     except Exception as error:  # noqa: BLE001 - whatever a peer raises is the result of its row
         kind = "" if isinstance(error, OnnxRefError) else f"{type(error).__name__}: "
         return SideResult(peer, error=(kind + " ".join(str(error).split()))[:300]), None

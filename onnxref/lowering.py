@@ -24,6 +24,8 @@ The lowering contract
     7. Code that meets values for which the specification demands an error (an index out of range) stores
        a nonzero int64 at the address that the argument `FAULT` becomes, and goes on without touching
        foreign memory. The region then runs again on the reference, which raises the error that is due.
+    8. A lowering for a GPU says `site.launch` and `site.library` instead of `site.call`; the other rules
+       hold as they are, with blocks of threads for units.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ import numpy as np
 
 from .dtypes import Array, DType
 from .errors import BackendError
+from .gpu import DeviceCall, Extent, Kernel, Launch, LibraryCall, LibraryOp
 from .graph import Node
 from .native import NativeFunction
 from .registry import ONNX
@@ -69,6 +72,9 @@ class Blocked:
     lanes: int
     pad: Pad = NO_PAD
 
+    def __str__(self) -> str:
+        return f"in blocks of {self.lanes}"
+
     def extents(self, shape: Sequence[int]) -> tuple[int, int, int, int, int]:
         """Return (N, blocks, padded rows, padded columns, lanes)."""
         n, c, h, w = (*shape[:2], 1, shape[2]) if len(shape) == 3 else shape
@@ -79,6 +85,21 @@ class Blocked:
         """Return the index of element (0, 0, 0, 0) in the buffer."""
         top, left, _, _ = self.pad
         return (top * self.extents(shape)[3] + left) * self.lanes
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelsLast(Blocked):
+    """All channels in one block, for GPUs: (N, C, spatial...) lies as [N][spatial...][C], with no border."""
+
+    lanes: int = 0
+
+    def __str__(self) -> str:
+        return "with the channels last"
+
+    def extents(self, shape: Sequence[int]) -> tuple[int, int, int, int, int]:
+        """Return (N, 1, product of all spatial axes but the last, the last one, C)."""
+        n, c, *spatial = shape
+        return n, 1, math.prod(spatial[:-1]), spatial[-1], c
 
 
 @dataclass(slots=True, eq=False)
@@ -122,7 +143,7 @@ class Operand:
 
     def __str__(self) -> str:
         shown = f"{self.dtype.name}[{', '.join(map(str, self.shape))}]"
-        return f"{shown} in blocks of {self.layout.lanes}" if self.layout else shown
+        return f"{shown} {self.layout}" if self.layout else shown
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,6 +191,7 @@ class Address:
 
 
 Argument: TypeAlias = int | float | Operand | Scratch | Packed | Address | Fault
+DeviceArgument: TypeAlias = Argument | tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,18 +259,25 @@ class Site:
 
     Attributes:
         precision: "default"; "strict": no result may depend on batch size or on an algorithm that
-            trades accuracy for speed (Winograd).
+            trades accuracy for speed (Winograd); "bf16": products with constant weights may round both
+            sides to bfloat16.
+        launches: what a GPU does, in order.
+        libraries: those that `library` may name: "cublaslt", "cudnn".
         aliases: outputs that are their input under another shape: (output, input).
         overwrites: outputs that may take the place of an input that nothing needs afterwards.
+        notes: what `explain` is to say of it besides.
     """
 
     op: Op
     packs: PackCache = field(default_factory=PackCache)
     precision: str = "default"
     calls: list[Call] = field(default_factory=list)
+    launches: list[DeviceCall] = field(default_factory=list)
+    libraries: frozenset[str] = frozenset(("cublaslt", "cudnn"))
     scratches: list[Scratch] = field(default_factory=list)
     aliases: list[tuple[Operand, Operand]] = field(default_factory=list)
     overwrites: list[tuple[Operand, Operand]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def outputs(self) -> tuple[Operand | None, ...]:
@@ -270,6 +299,22 @@ class Site:
         """Add a call; see `Call`. Without units there is nothing to do and nothing is added."""
         if units > 0:
             self.calls.append(Call(function, arguments, units, work, grain))
+
+    def launch(
+        self,
+        kernel: Kernel,
+        *arguments: DeviceArgument,
+        grid: Extent,
+        block: Extent = (256, 1, 1),
+        shared: int = 0,
+    ) -> None:
+        """Add a launch of a CUDA kernel; see `onnxref.gpu.Launch`. A grid without blocks adds nothing."""
+        if math.prod(grid) > 0:
+            self.launches.append(Launch(kernel, arguments, grid, block, shared))
+
+    def library(self, op: LibraryOp, **tensors: Operand | Scratch | Packed | Address) -> None:
+        """Add an operation of cuBLASLt or cuDNN over tensors, by role."""
+        self.launches.append(LibraryCall(op, tuple(tensors.items())))
 
     def scratch(self, nbytes: int, *, per_thread: bool = False) -> Scratch:
         """Ask for memory during this node's calls; it begins at a cache line and holds anything."""
@@ -323,7 +368,7 @@ class Lowering:
     blocked: BlockedRule | None = None
 
 
-ACCELERATED = ("numba",)
+ACCELERATED = ("numba", "cupy")
 
 _tables: dict[str, dict[tuple[str, str], dict[int, Lowering]]] = {}
 

@@ -51,6 +51,7 @@ ONNX = ""
 ML = "ai.onnx.ml"
 TRAINING = "ai.onnx.preview.training"
 PREVIEW = "ai.onnx.preview"
+MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 INTERNAL = "onnxref.internal"  # what only the planner emits; no model is meant to use it
 
 BACKENDS = ("numpy",)

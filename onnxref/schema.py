@@ -1,4 +1,4 @@
-"""Operator schemas of the installed onnx package, in the form that the checks need.
+"""Operator schemas of the installed onnx package, and a few of others, in the form that the checks need.
 
 The C++ schema objects are slow to read; each is turned once into a small frozen dataclass.
 """
@@ -12,6 +12,9 @@ from functools import cache
 import onnx.defs
 
 from .errors import UnsupportedOperatorError
+
+# Domains that onnx has a version of and no operator in: nothing is known about their nodes.
+_EMPTY_DOMAINS = frozenset(("ai.onnx.training",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,32 +67,42 @@ class Schema:
         return self.outputs[min(index, len(self.outputs) - 1)]
 
 
+_STRINGS = frozenset(("tensor(string)",))
+
+
+def _tokenizer() -> Schema:
+    """Return the schema of Tokenizer-1 as ONNX Runtime's ContribOperators.md states it."""
+    kinds = {"mark": "INT", "mincharnum": "INT", "pad_value": "STRING"}
+    optional = {"separators": "STRINGS", "tokenexp": "STRING"}
+    attributes = {name: AttributeSchema(name, kind, True) for name, kind in kinds.items()}
+    attributes |= {name: AttributeSchema(name, kind, False) for name, kind in optional.items()}
+    x, y = (Parameter(name, "T", _STRINGS, False, False, True) for name in "XY")
+    return Schema("com.microsoft", "Tokenizer", 1, (x,), (y,), attributes, 1, 1, 1, 1)
+
+
+# Operators of other domains than onnx's that kernels implement, by the documents that define them.
+OTHERS = {(schema.domain, schema.name): schema for schema in (_tokenizer(),)}
+
+
 @cache
 def newest_opset(domain: str) -> int | None:
     """Return the newest version of a standard domain, None for a domain that onnx does not define."""
-    return _domain_versions().get(domain)
-
-
-@cache
-def _domain_versions() -> dict[str, int]:
-    newest: dict[str, int] = {}
-    for schema in onnx.defs.get_all_schemas_with_history():
-        newest[schema.domain] = max(schema.since_version, newest.get(schema.domain, 0))
-    # The newest opset may change no operator; the release still defines it.
-    newest[""] = max(newest[""], onnx.defs.onnx_opset_version())
-    return newest
+    if domain in _EMPTY_DOMAINS:
+        return None
+    versions = onnx.defs.C.schema_version_map().get(domain)
+    return versions[1] if versions else None
 
 
 @cache
 def find(domain: str, op_type: str, opset: int) -> Schema | None:
-    """Return the schema in force when a model imports version `opset` of `domain`, None if onnx has none.
+    """Return the schema in force when a model imports version `opset` of `domain`, None if there is none.
 
     Raises:
         UnsupportedOperatorError: the opset is newer than the installed onnx package.
     """
     newest = newest_opset(domain)
     if newest is None:
-        return None
+        return OTHERS.get((domain, op_type))
     if opset > newest:
         raise UnsupportedOperatorError(
             f"opset {opset} of {domain or 'ai.onnx'} is not supported: onnx {onnx.__version__} "

@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from .errors import BackendError, OutputError
+from .errors import BackendError, MissingDependencyError, OutputError
 from .graph import Dim, Graph, OptionalType, SequenceType, TensorType, Value, type_string
 from .limits import DEFAULT, Budget, Limits
 
 # The rooms below are imported when the first session is made, so that `import onnxref` stays light.
 if TYPE_CHECKING:
+    from .gpu import Device
     from .plan import Plan
     from .plan.specialize import Acceleration, NodeExplanation, Region
     from .runtime import Observer, Shortcut, Watcher
 
-# ONNX Runtime's names for the places where a model can run, and the backends that answer to them.
 # Most that the values known while planning may take, for each piece of a model.
 _KNOWN_BYTES = 1 << 30
-
-_PROVIDERS = {"CPUExecutionProvider": "auto"}
+# ONNX Runtime's names for the places where a model can run, and the backends that answer to them.
+_PROVIDERS = {"CUDAExecutionProvider": "cupy", "CPUExecutionProvider": "auto"}
+# What they make has kernels for the processor only; without them quantised models run in float.
+_CPU_PASSES = frozenset(("fuse_quantized",))
 
 
 def run(
@@ -108,10 +110,14 @@ class InferenceSession:
         limits: bounds on memory, time and size; None means `onnxref.DEFAULT`.
         optimize: "all", or "none" to run the graph as it is written, every node in every run.
         precision: "default"; "strict" leaves out whatever trades accuracy for speed or makes a result depend
-            on the size of the batch.
+            on the size of the batch; "bf16" rounds both sides of matrix products and convolutions with
+            constant weights to bfloat16, where the processor has instructions for that and they pay;
+            `explain` tells where; "tf32" lets a GPU multiply float32 in TF32.
         intra_op_num_threads: threads that one run may use, the caller's included; None takes all cores, or
             what the environment variable ONNXREF_NUM_THREADS says.
         without: names of planner passes to leave out; `onnxref.plan.passes.all_passes()` lists them.
+        strict: with the backend "cupy", make an operator without a kernel for the GPU an error; otherwise it
+            runs on the processor, and `explain` tells so.
 
     Raises:
         ModelError: the model cannot be loaded or breaks the specification.
@@ -126,9 +132,10 @@ class InferenceSession:
         backend: str = "auto",
         limits: Limits | None = None,
         optimize: Literal["all", "none"] = "all",
-        precision: Literal["default", "strict"] = "default",
+        precision: Literal["default", "strict", "bf16", "tf32"] = "default",
         without: Collection[str] = (),
         intra_op_num_threads: int | None = None,
+        strict: bool = False,
     ) -> None:
         from .model import load_model
 
@@ -140,7 +147,7 @@ class InferenceSession:
         self._limits = DEFAULT if limits is None else limits
         backend = backend if providers is None else _backend_of(providers)
         self._acceleration = (
-            _acceleration(backend, precision, without, self._limits, intra_op_num_threads)
+            _acceleration(backend, precision, without, self._limits, intra_op_num_threads, strict)
             if self._fold
             else None
         )
@@ -238,18 +245,21 @@ class InferenceSession:
 
     def get_providers(self) -> list[str]:
         """Return ONNX Runtime's names of the providers in use."""
-        return ["CPUExecutionProvider"]
+        on_device = self._acceleration is not None and self._acceleration.device is not None
+        return [*(["CUDAExecutionProvider"] if on_device else []), "CPUExecutionProvider"]
 
     def _run(
         self, plan: Plan, feeds: Any, observers: Sequence[Observer] = (), watcher: Watcher | None = None
     ) -> list[Any]:
         from .runtime import Run, bind_inputs, find_shortcut, run_plan
 
+        device = self._acceleration.device if self._acceleration else None
+
         def run_once() -> list[Any]:
-            run = Run(Budget(self._limits), self._generator, tuple(observers), watcher)
+            run = Run(Budget(self._limits), self._generator, tuple(observers), watcher, device is not None)
             return run_plan(plan, inputs, run)
 
-        inputs = bind_inputs(self._model.graph, feeds)
+        inputs = bind_inputs(self._model.graph, feeds, device)
         known = self._acceleration.specialized if self._acceleration else 0
         outputs = run_once()
         if self._acceleration and self._acceleration.wait and self._acceleration.specialized > known:
@@ -258,7 +268,7 @@ class InferenceSession:
         if plan.regions is not None and (found := find_shortcut(plan, inputs, self._limits)) is not None:
             names = next(names for names, known in self._plans.items() if known is plan)
             self._shortcuts[names] = found
-        return outputs
+        return outputs if device is None else _delivered(inputs, outputs, device)
 
     def _plan(self, output_names: Sequence[str] | str | None) -> Plan:
         from .plan import build_plan
@@ -279,12 +289,30 @@ class InferenceSession:
             return self._plans[names]
 
 
+def _delivered(inputs: Sequence[Any], outputs: Sequence[Any], device: Device) -> list[Any]:
+    """Return outputs where the inputs came from: on the device if any did, else on the host."""
+    from .gpu import DeviceTensor
+
+    stay = any(isinstance(x, DeviceTensor) for x in inputs)
+    return [
+        y if not isinstance(y, DeviceTensor) else device.export(y) if stay else y.numpy() for y in outputs
+    ]
+
+
 def _acceleration(
-    backend: str, precision: str, without: Collection[str], limits: Limits, threads: int | None
+    backend: str,
+    precision: str,
+    without: Collection[str],
+    limits: Limits,
+    threads: int | None,
+    strict: bool = False,
 ) -> Acceleration | None:
     """Return how to run natively; None for the reference alone."""
-    if precision not in ("default", "strict"):
-        raise ValueError(f"precision must be 'default' or 'strict' (got {precision!r})")
+    known = ("default", "strict", "tf32") if backend == "cupy" else ("default", "strict", "bf16")
+    if precision not in known:
+        raise ValueError(f"precision must be one of {', '.join(known)} (got {precision!r})")
+    if strict and backend != "cupy":
+        raise ValueError(f"strict=True is for the backend 'cupy' (got {backend!r})")
     if backend == "numpy":
         return None
     from .lowering import load_lowerings
@@ -297,14 +325,21 @@ def _acceleration(
         raise ValueError(f"there is no pass {min(unknown)!r}; choose from {', '.join(passes)}")
     if backend != "auto":  # where it comes with the first piece that is specialised
         load_lowerings(backend)
+    device = None
+    if backend == "cupy":
+        from . import gpu
+
+        device = gpu.open_device()
     bounds = (_KNOWN_BYTES, limits.live_bytes, limits.total_bytes)
     return Acceleration(
-        "numba",
+        "numba" if backend == "auto" else backend,
         team_of(threads),
         known_bytes=min(bound for bound in bounds if bound is not None),
         precision=precision,
         wait=backend != "auto",
-        without=frozenset(without),
+        without=frozenset(without) | (_CPU_PASSES if device else frozenset()),
+        device=device,
+        strict=strict,
     )
 
 
@@ -312,12 +347,25 @@ def _backend_of(providers: Sequence[str | tuple[str, Mapping[str, Any]]] | str) 
     wanted = [providers] if isinstance(providers, str) else list(providers)
     for provider in wanted:
         name, options = (provider, {}) if isinstance(provider, str) else provider
-        if name in _PROVIDERS:
+        if name in _PROVIDERS and not _missing(_PROVIDERS[name]):
             if options:
                 raise BackendError(f"provider {name} takes no options (got {', '.join(options)})")
             return _PROVIDERS[name]
-    known = ", ".join(_PROVIDERS)
-    raise BackendError(f"none of the providers {wanted} can be used here; available: {known}")
+    known = ", ".join(f"{name} ({_missing(backend) or 'here'})" for name, backend in _PROVIDERS.items())
+    raise BackendError(f"none of the providers {wanted} can be used; known: {known}")
+
+
+def _missing(backend: str) -> str:
+    """Return what this machine lacks for a backend, "" for nothing."""
+    if backend != "cupy":
+        return ""
+    from . import gpu
+
+    try:
+        gpu.open_device()
+    except (BackendError, MissingDependencyError) as error:
+        return str(error)
+    return ""
 
 
 def _node_arg(value: Value) -> NodeArg:

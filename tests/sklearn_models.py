@@ -1,13 +1,11 @@
 """scikit-learn pipelines, trained on seeded data and exported to ONNX.
 
 scikit-learn and skl2onnx are imported when a pipeline is first asked for. The converter of text
-pipelines writes ONNX Runtime's own operator Tokenizer, which the ONNX standard lacks: `tokenizer` is
-that operator for onnxref, to be registered by `register_tokenizer`.
+pipelines writes ONNX Runtime's own operator Tokenizer, which the ONNX standard lacks.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -15,8 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-import onnxref
 
 Array = NDArray[Any]
 
@@ -120,20 +116,6 @@ def _text(vectorizer: Any) -> Fitted:
     options = {id(pipeline): _MATRIX, id(vectorizer): {"locale": "C"}}
     sample = [("X", StringTensorType([None, 1]))]
     return _fitted(pipeline, texts, predictions, options, initial_types=sample)
-
-
-def tokenizer(x: Array, *, tokenexp: str, pad_value: str, mincharnum: int, mark: int) -> Array:
-    """Cut strings (*shape) into those parts (*shape, longest) that match an expression, filled up."""
-    assert mark == 0
-    rows = [[t for t in re.findall(tokenexp, text) if len(t) >= mincharnum] for text in x.reshape(-1)]
-    longest = max(map(len, rows))
-    filled = [row + [pad_value] * (longest - len(row)) for row in rows]
-    return np.array(filled, object).reshape(*x.shape, longest)
-
-
-def register_tokenizer() -> None:
-    """Make ONNX Runtime's Tokenizer known to onnxref."""
-    onnxref.register_op("Tokenizer", domain="com.microsoft")(tokenizer)
 
 
 @cache

@@ -330,7 +330,7 @@ def test_ops() -> None:
         "operator": "Relu",
         "domain": "ai.onnx",
         "versions": [1, 6, 13, 14],
-        "backends": ["numpy", "numba"],
+        "backends": ["numpy", "numba", "cupy"],
     }
     assert ("ai.onnx.ml", "ZipMap") in rows
     table = _invoke("ops").stdout

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx.numpy_helper
 import onnx.parser
 import pytest
+from onnxref.kernels.numba import bf16
 from typer.testing import CliRunner, Result
 
 from onnxref import benchmark
@@ -19,6 +21,7 @@ from onnxref.cli._app import app
 from onnxref.cli._feeds import make_feeds
 from onnxref.errors import InputError
 from onnxref.model import load_model
+from onnxref.native import SOFTWARE
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "examples" / "digits.onnx"
@@ -78,6 +81,38 @@ def test_bench_table_with_memory() -> None:
     for runtime in ("onnxref", "onnxruntime"):
         (line,) = (line for line in result.stdout.splitlines() if line.startswith(f"│ {runtime} "))
         assert line.split("│")[6].strip().endswith("B")
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_bench_shows_the_error_of_bfloat16(
+    has_bf16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All sides are compared with onnxref in float32, itself too."""
+    monkeypatch.setattr(bf16, "form", lambda: SOFTWARE if has_bf16 else "")
+    weights = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 21]> g (float[5, 64] x) => (float[5, 32] y) { y = MatMul(x, w) }'
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    options = ("--precision", "bf16", "--backend", "numba", "--against", "onnxruntime", "--runs", 1)
+    result = _invoke("bench", path, *options, "--no-memory", "--json")
+    assert result.exit_code == 0, result.output
+    ours, peer = json.loads(result.stdout)
+    assert peer["largest_difference"] < 1e-5
+    if has_bf16:
+        assert 1e-4 < ours["largest_difference"] < 2e-2
+        assert ours["notes"] == []
+    else:
+        assert ours["largest_difference"] == 0
+        assert ours["notes"] == [
+            "in float32, not bfloat16: this processor has no AVX512-BF16 (1 of its nodes)"
+        ]
+    text = _invoke("bench", path, *options, "--no-memory").stdout
+    assert "precision bf16" in text
+    assert "compared with onnxref's in float32" in text
+    assert ("onnxref: in float32" in text) == (not has_bf16)
 
 
 def test_bench_shows_a_peer_that_fails(tmp_path: Path) -> None:
@@ -217,11 +252,19 @@ def test_warmup_of_a_model_that_fails(tmp_path: Path) -> None:
 def test_explain() -> None:
     report = json.loads(_invoke("explain", DIGITS, "--json").stdout)
     assert sum(report["summary"].values()) == len(report["nodes"])
-    assert {"nodes", "operator", "kind", "kernel", "result", "reason"} == set(report["nodes"][0])
+    facts = {"nodes", "operator", "kind", "kernel", "result", "reason", "libraries", "copies", "captured"}
+    assert facts == set(report["nodes"][0])
     assert report["summary"]["native"] > 0
     shown = _invoke("explain", DIGITS).stdout
     assert f"{report['summary']['native']} native, " in shown
     assert "Gemm" in shown
+
+
+def test_explain_says_where_bfloat16_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bf16, "form", lambda: "")
+    rows = json.loads(_invoke("explain", DIGITS, "--precision", "bf16", "--json").stdout)["nodes"]
+    reasons = {row["reason"] for row in rows if "product" in row["kernel"]}
+    assert reasons == {"in float32, not bfloat16: this processor has no AVX512-BF16"}
 
 
 # ------------------------------------------------------------------------------------- benchmarks/
@@ -243,3 +286,17 @@ def test_benchmark_program(tmp_path: Path) -> None:
     text = out.with_suffix(".md").read_text()
     assert "| mlp | " in text
     assert "- vit-base failed: FileNotFoundError" in text
+
+
+def test_benchmark_program_in_bfloat16(tmp_path: Path) -> None:
+    """Its section has a name of its own, and says how large the error is."""
+    out = tmp_path / "cpu.json"
+    options = ["--precision", "bf16", "--samples", "1", "--no-memory", "--peers", ""]
+    folders = ["--made", str(tmp_path / "made"), "--out", str(out)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "mlp", *options, *folders]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    ((ours,),) = (
+        row["sides"] for row in json.loads(out.read_text())["sections"]["all cores, precision bf16"]
+    )
+    assert 0 <= ours["largest_difference"] < benchmark.RELATIVE_BF16
+    assert "- mlp: outputs differ from those in float32 by" in out.with_suffix(".md").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from model_zoo import (
     package_file,
 )
 from numpy.typing import NDArray
-from sklearn_models import register_tokenizer
 
 import onnxref
 
@@ -67,13 +65,6 @@ def _run_all(session: Any, model: RealModel) -> list[Feeds]:
         carried = {model.carry[name]: outputs[name] for name in model.carry}
         results.append(outputs)
     return results
-
-
-@pytest.fixture(autouse=True)
-def _tokenizer() -> Iterator[None]:
-    register_tokenizer()
-    yield
-    onnxref.unregister_op("Tokenizer", domain="com.microsoft")
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])

@@ -11,7 +11,7 @@ import pytest
 from onnx import AttributeProto
 from onnx.defs import OpSchema
 
-from onnxref import registry
+from onnxref import registry, schema
 from onnxref.plan import LOWERED
 from onnxref.registry import Operator
 
@@ -31,6 +31,17 @@ def test_schema_count() -> None:
     assert len({(s.domain, s.name) for s in SCHEMAS}) == 227
 
 
+def test_newest_opset_is_the_newest_version_of_a_domain_with_operators() -> None:
+    newest: dict[str, int] = {}
+    for found in SCHEMAS:
+        newest[found.domain] = max(found.since_version, newest.get(found.domain, 0))
+    newest[""] = max(newest[""], onnx.defs.onnx_opset_version())  # which may change no operator
+    domains = {*onnx.defs.C.schema_version_map(), "some.other.domain"}
+    assert {domain: schema.newest_opset(domain) for domain in domains} == {
+        domain: newest.get(domain) for domain in domains
+    }
+
+
 def test_no_version_is_claimed_twice_or_in_vain() -> None:
     claimed = Counter(
         (operator.domain, operator.op_type, version)
@@ -38,7 +49,7 @@ def test_no_version_is_claimed_twice_or_in_vain() -> None:
         for version in operator.since
         if operator.domain != registry.INTERNAL  # which has no schemas
     )
-    known = {(s.domain, s.name, s.since_version) for s in SCHEMAS}
+    known = {(s.domain, s.name, s.since_version) for s in [*SCHEMAS, *schema.OTHERS.values()]}
     assert [key for key, count in claimed.items() if count > 1] == []
     assert sorted(set(claimed) - known) == []
 
@@ -53,6 +64,16 @@ def test_version_has_a_kernel_that_agrees_with_its_schema(schema: OpSchema) -> N
     assert operator is not None, f"no kernel claims {key}"
     _check_inputs(schema, operator)
     _check_attributes(schema, operator)
+
+
+@pytest.mark.parametrize("found", schema.OTHERS.values(), ids=lambda s: s.name)
+def test_kernel_agrees_with_a_schema_of_another_domain(found: schema.Schema) -> None:
+    operator = CLAIMS[found.domain, found.name, found.since_version]
+    inputs = [p.name for p in operator.parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    assert inputs == [p.name.lower() for p in found.inputs]
+    assert operator.attributes.keys() == found.attributes.keys()
+    for name, formal in found.attributes.items():
+        assert (operator.attributes[name].default is NO_DEFAULT) == formal.required, name
 
 
 def _check_inputs(schema: OpSchema, operator: Operator) -> None:

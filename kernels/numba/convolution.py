@@ -4,7 +4,7 @@ Algorithms:
     direct    one fused multiply-add per product; within 1e-5 of max|y| of the reference for real layers
               (each sum is rounded as often as it has terms, which `sqrt(terms) * 6e-8` describes).
     Winograd  F(4x4, 3x3) within 1e-4 and F(2x2, 3x3) within 2e-5 of max|y|, for 3x3 kernels of stride 1
-              where it is faster by the estimate of `winograd_size` and precision is "default". An
+              where it is faster by the estimate of `winograd_size` and precision is not "strict". An
               infinity makes NaN of the outputs in its tile.
 
 An input with few channels (an image) stays plain and is read pixel by pixel.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ from onnxref.native import native, target
 from onnxref.registry import INTERNAL
 
 from ..numpy._windows import Windows, slide
+from . import bf16
 from .speed import flops
 
 CODE = "onnxref.kernels.numba.code.convolution"
@@ -222,11 +223,12 @@ def convolve(
     epilogue = Epilogue(b, residual, activation, alpha, beta)
     if 0 in (found.n, found.m, *found.out):
         return
-    size = winograd_size(found) if site.precision == "default" and x.layout is not None else 0
-    if size:
+    size = winograd_size(found) if site.precision != "strict" and x.layout is not None else 0
+    in_pairs = bf16.takes_convolution(site, x, found, size)
+    if size and not in_pairs:
         _winograd(site, x, w, y, found, epilogue, size)
     else:
-        _direct(site, x, w, y, found, epilogue)
+        _direct(site, x, w, y, found, epilogue, in_pairs)
 
 
 def _convolve_grouped(
@@ -337,10 +339,15 @@ class Source:
     inputs: int
 
 
-def _direct(site: Site, x: Operand, w: Operand, y: Operand, g: Geometry, epilogue: Epilogue) -> None:
+def _direct(
+    site: Site, x: Operand, w: Operand, y: Operand, g: Geometry, epilogue: Epilogue, in_pairs: bool
+) -> None:
+    """Emit a direct convolution; `in_pairs` of channels in bfloat16, which stand for channels here."""
     lanes = target().lanes
     plain = x.layout is None
     source = _plain_source(x, g) if plain else _blocked_source(x, g)
+    if in_pairs:
+        source, g = bf16.narrowed_source(site, x, source), replace(g, c=-(-g.c // 2))
     goal = Place.of(y)
     blocks = -(-g.m // lanes)
     vectors = min(2, blocks)
@@ -363,10 +370,11 @@ def _direct(site: Site, x: Operand, w: Operand, y: Operand, g: Geometry, epilogu
         kx, run = g.kernel[1], source.inputs // unroll
     else:
         kx, run = 1, g.kernel[1] * source.inputs // unroll
+    pack = bf16.pack_weights if in_pairs else _pack_weights
     packed = site.pack(
         (w,),
-        ("conv weights", lanes, vectors, source.inputs),
-        lambda: _pack_weights(_constant(w), lanes, vectors, source.inputs),
+        ("conv weights", lanes, vectors, source.inputs, in_pairs),
+        lambda: pack(_constant(w), lanes, vectors, source.inputs),
     )
     taps = math.prod(g.kernel) * -(-g.c // source.inputs) * source.inputs
     tile = (
@@ -382,6 +390,7 @@ def _direct(site: Site, x: Operand, w: Operand, y: Operand, g: Geometry, epilogu
         native(
             CODE, "direct", rows, columns, height % rows, vectors, last,
             source.pixel * g.strides[1], lanes, ahead, plain, epilogue.second,
+            *([bf16.form()] if in_pairs else ()),
         ),
         *tile,
         source.address, packed, goal.address, place, epilogue.packed_bias(site, w, g.m, lanes),

@@ -270,7 +270,11 @@ def _emit_power(site: Site, x: Operand, y: Operand, shapes: Sequence[Shape] | No
     """A constant exponent that multiplication, division or a root can do is part of the instruction."""
     if y.constant is not None and y.size == 1 and y.ndim <= x.ndim:
         exponent = float(y.constant.item())
-        if exponent in ((-1.0, 0.5, 1.0, 2.0, 3.0) if x.dtype.kind not in "iu" else (1.0, 2.0, 3.0)):
+        if x.dtype.kind not in "iu":
+            possible: tuple[float, ...] = (-1.0, 0.5, 1.0, 2.0, 3.0)
+        else:  # an integer to a fraction's power saturates, a product of integers wraps
+            possible = (1.0, 2.0, 3.0) if y.dtype.kind in "iu" else (1.0,)
+        if exponent in possible:
             _emit(site, "Pow", (x,), {"exponent": exponent})
             return
     _emit(site, "Pow", (x, y), shapes=shapes)

@@ -5,8 +5,8 @@ for float16, bfloat16 and float32 (then rounded once to the type), of float64 fo
 scale, bias and activation round. Integers are exact modulo 2**bits.
 
 Every element adds its K products in order, with one fused multiply-add each where the processor has that,
-whatever the number of rows, the layout of B and the number of threads: results do not depend on the batch,
-at any precision setting.
+whatever the number of rows, the layout of B and the number of threads: results do not depend on the batch.
+With `precision="bf16"` constant B is rounded to bfloat16, and with it A, where that is faster: see `bf16`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from onnxref.native import NativeFunction, native
 from onnxref.native._target import target
 from onnxref.registry import INTERNAL
 
+from . import bf16
 from .speed import flops
 
 CODE = "onnxref.kernels.numba.code.gemm"
@@ -30,6 +31,7 @@ _KINDS = ("float32", "float64", "float16", "bfloat16", "int32", "int64", "uint32
 _NARROW = ("float16", "bfloat16")
 _STEPS = 768  # of k in a block: a panel of them and a block of A stay in the second-level cache
 _BLOCK_BYTES = 1 << 19  # of A in a block
+_LARGE = 4 << 20  # bytes of a constant B that is not worth a packed copy where that gains nothing
 _UNITS = 12  # as many are wanted, so that threads end together
 
 
@@ -157,6 +159,9 @@ def _multiply(product: _Product, bias: Operand | None, residual: Operand | None)
     panels = -(-vectors // 3)
     width = -(-vectors // panels) * target().vector_bytes // size
     rows, steps = _blocking(product, panels)
+    if bf16.takes(product):
+        bf16.multiply(product, *_addends(product, bias, residual), width, rows, steps)
+        return
     a = _widened(product, product.a)
     b, b_step, b_panel, table, packs = _panels_of_b(product, width)
     row, addend = _addends(product, bias, residual)
@@ -219,8 +224,8 @@ def _widened(product: _Product, operand: Operand) -> Argument:
     return wide
 
 
-def _panels_of_b(product: _Product, width: int) -> tuple[Argument, int, int, Array, bool]:
-    """Return B in panels: where, bytes between steps of k, between panels; the table; whether to pack it."""
+def _panels_of_b(product: _Product, width: int) -> tuple[Argument, int, int, Array, str]:
+    """Return B in panels: where, bytes between steps of k, between panels; table; how the kernel packs."""
     site, b, size = product.site, product.b, product.size
     lanes = target().vector_bytes // size
     N, K = product.N, product.K
@@ -229,7 +234,10 @@ def _panels_of_b(product: _Product, width: int) -> tuple[Argument, int, int, Arr
     places = product.table * size
     packed_places = places.copy()
     packed_places[:, 1] = product.table[:, 1] // max(1, N * K) * packed_bytes
-    packed = (width * size, width * K * size, packed_places, False)
+    packed = (width * size, width * K * size, packed_places, "")
+    if product.trans_b and product.M == 1 and b.nbytes >= _LARGE and not product.is_narrow:
+        # Bound by memory: turning panels on the way costs nothing, and saves a copy of constant weights.
+        return b, size, width * K * size, places, "columns"
     if b.constant is not None:
         held, kind, transposed = b.constant, np.dtype(product.kind), product.trans_b
         key = ("panels of B", width, transposed, b.shape)
@@ -242,7 +250,7 @@ def _panels_of_b(product: _Product, width: int) -> tuple[Argument, int, int, Arr
         # Rows far apart would need a page each and crowd in few sets of the cache.
         is_slow = (N * size >= 2048 and product.M >= 16) or (N % lanes != 0 and product.M >= 64)
         packs = product.K > 0 and (is_slow or not can_stay)
-        return b, N * size, width * size, places, packs
+        return b, N * size, width * size, places, "rows" if packs else ""
     scratch = site.scratch(stack * packed_bytes)
     stacks = np.arange(stack, dtype=np.int64).repeat(2).reshape(-1, 2) * (N * K * b.dtype.itemsize)
     row_bytes = (K if product.trans_b else N) * b.dtype.itemsize

@@ -32,7 +32,9 @@ from . import (
     sequence,
     shape,
     signal,
+    suppression,
     text,
+    tokenizer,
     training,
 )
 
@@ -68,6 +70,8 @@ __all__ = [
     "sequence",
     "shape",
     "signal",
+    "suppression",
     "text",
+    "tokenizer",
     "training",
 ]

@@ -1,4 +1,4 @@
-"""Operators whose output depends on comparing elements: TopK, Unique, NonZero, NonMaxSuppression."""
+"""Operators whose output depends on comparing elements: TopK, Unique, NonZero."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import numpy as np
 
 from onnxref.dtypes import Array
 from onnxref.errors import KernelError
-from onnxref.limits import Budget
 from onnxref.registry import Context, op
 
-from ._checks import check_choice, normalize_axis, one_element, scalar_int
+from ._checks import check_choice, normalize_axis, scalar_int
 from ._common import like_first_input
 
 
-def _sort_keys(x: Array) -> Array:
+def sort_keys(x: Array) -> Array:
     """Return integers in the order of a real tensor's values, rank > 0: NaN all alike and last, -0 as +0."""
     if x.dtype == np.bool_:
         return x.view(np.uint8)
@@ -41,7 +40,7 @@ def _top_k(x: Array, k: int, axis: int, largest: bool) -> tuple[Array, Array]:
     n = x.shape[at]
     if not 0 <= k <= n:
         raise KernelError(f"k must be in [0, {n}], the size of axis {at} (got {k})")
-    keys = np.moveaxis(_sort_keys(x), at, -1)
+    keys = np.moveaxis(sort_keys(x), at, -1)
     if largest:
         keys = ~keys
     if 0 < k < n:
@@ -102,9 +101,9 @@ def _row_keys(rows: Array) -> Array:
     elif rows.dtype.kind == "c":
         nan = rows.dtype.type(complex(np.nan, np.nan))
         merged = np.ascontiguousarray(np.where(np.isnan(rows), nan, rows))
-        keys = _sort_keys(merged.view(rows.real.dtype))
+        keys = sort_keys(merged.view(rows.real.dtype))
     else:
-        keys = _sort_keys(rows)
+        keys = sort_keys(rows)
     if keys.shape[1] == 1:
         return keys[:, 0]
     # Big-endian unsigned integers compare like the bytes they are made of: one sort for whole rows.
@@ -158,76 +157,3 @@ def unique(x: Array, *, axis: int | None = None, sorted: int = 1) -> tuple[Array
     rows = np.moveaxis(source, at, 0).reshape(n, source.size // n if n else 0)
     first, inverse, counts = (a.astype(np.int64, copy=False) for a in _group(rows, bool(sorted)))
     return source.take(first, axis=at), first, inverse, counts
-
-
-# --- NonMaxSuppression ---------------------------------------------------------------------------
-
-
-def _corners(boxes: Array, center_point_box: int) -> Array:
-    """Return boxes (..., 4) as lower and upper corner: two coordinates, then two."""
-    check_choice(center_point_box, (0, 1), "center_point_box")
-    one, two = boxes[..., :2], boxes[..., 2:]
-    if center_point_box:
-        return np.concatenate([one - two / 2, one + two / 2], axis=-1)
-    return np.concatenate([np.minimum(one, two), np.maximum(one, two)], axis=-1)
-
-
-def _area(lower: Array, upper: Array) -> Array:
-    area: Array = np.maximum(upper - lower, 0).prod(axis=-1)
-    return area
-
-
-def _greedy(corners: Array, limit: int, iou_threshold: Array, budget: Budget) -> list[int]:
-    """Return positions of boxes (N, 4), best first, that overlap no earlier one too much."""
-    lower, upper = corners[:, :2], corners[:, 2:]
-    area = _area(lower, upper)
-    kept: list[int] = []
-    left = np.arange(len(corners))
-    while left.size and len(kept) < limit:
-        budget.check_time()
-        best, left = left[0], left[1:]
-        kept.append(int(best))
-        shared = _area(np.maximum(lower[best], lower[left]), np.minimum(upper[best], upper[left]))
-        # Two empty boxes give 0 / 0, which is not above any threshold.
-        left = left[~(shared / (area[best] + area[left] - shared) > iou_threshold)]
-    return kept
-
-
-@op("NonMaxSuppression", since=(10, 11))
-def non_max_suppression(
-    boxes: Array,
-    scores: Array,
-    max_output_boxes_per_class: Array | None = None,
-    iou_threshold: Array | None = None,
-    score_threshold: Array | None = None,
-    *,
-    center_point_box: int = 0,
-    ctx: Context,
-) -> Array:
-    """Return (batch, class, box) of what is kept of boxes (B, N, 4) with scores (B, C, N).
-
-    Best first within a class; equal scores in the order of the boxes (ONNX NonMaxSuppression-11).
-    """
-    if boxes.ndim != 3 or scores.ndim != 3 or boxes.shape != (scores.shape[0], scores.shape[2], 4):
-        raise KernelError(
-            f"boxes and scores must be (B, N, 4) and (B, C, N) (got {boxes.shape}, {scores.shape})"
-        )
-    threshold: Array = np.zeros((), np.float32)
-    if iou_threshold is not None:
-        threshold = one_element(iou_threshold, "iou_threshold")
-    if not 0 <= threshold <= 1:
-        raise KernelError(f"iou_threshold must be in [0, 1] (got {threshold})")
-    limit = 0
-    if max_output_boxes_per_class is not None:
-        limit = scalar_int(max_output_boxes_per_class, "max_output_boxes_per_class")
-    corners = _corners(boxes, center_point_box)
-    found: list[Array] = [np.zeros((0, 3), np.int64)]
-    if limit > 0 and scores.size:
-        for batch, class_ in np.ndindex(scores.shape[:2]):
-            score = scores[batch, class_]
-            order = (-score).argsort(kind="stable")  # NaN last
-            if score_threshold is not None:
-                order = order[score[order] >= one_element(score_threshold, "score_threshold")]
-            kept = order[_greedy(corners[batch][order], limit, threshold, ctx.budget)]
-            found.append(np.column_stack([np.full_like(kept, batch), np.full_like(kept, class_), kept]))
-    return np.concatenate(found)

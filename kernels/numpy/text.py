@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from onnxref.dtypes import Array
-from onnxref.errors import KernelError, MissingDependencyError
+from onnxref.errors import KernelError
 from onnxref.limits import Budget
 from onnxref.registry import Context, Cost, op
 
 from ._checks import broadcast_shape, check_choice
+from ._text_common import compile_re2, padded_rows, string_tensor
 
 _REFERENCE_BYTES = 8  # what a string tensor holds per element
 
@@ -25,45 +27,54 @@ def _is_turkic(locale: str | None) -> bool:
     return (locale or "").lower().startswith(("tr", "az"))
 
 
-def _lower(text: str, locale: str | None) -> str:
-    """Lower-case by Unicode's rules; of all locales Turkish and Azeri alone change letters."""
-    if _is_turkic(locale):
-        text = text.replace("\u0130", "i").replace("I", "\u0131")
-    return text.lower()
+def _turkic_lower(text: str) -> str:
+    return text.replace("\u0130", "i").replace("I", "\u0131").lower()
 
 
-def _upper(text: str, locale: str | None) -> str:
-    if _is_turkic(locale):
-        text = text.replace("i", "\u0130").replace("\u0131", "I")
-    return text.upper()
+def _turkic_upper(text: str) -> str:
+    return text.replace("i", "\u0130").replace("\u0131", "I").upper()
 
 
-@op("StringNormalizer", since=10)
-def string_normalizer(
-    x: Array,
+class _Normalizer(NamedTuple):
+    """What StringNormalizer needs of its attributes."""
+
+    change: Callable[[str], str] | None  # of case, last
+    compared: Callable[[str], str] | None  # what a word is for the comparison with stop words
+    unwanted: frozenset[str]
+
+
+def _prepare_normalizer(
     *,
     case_change_action: str = "NONE",
     is_case_sensitive: int = 0,
     locale: str | None = None,
     stopwords: tuple[str, ...] | None = None,
-) -> Array:
+) -> _Normalizer:
+    # By Unicode's rules; of all locales Turkish and Azeri alone change letters.
+    lower, upper = (_turkic_lower, _turkic_upper) if _is_turkic(locale) else (str.lower, str.upper)
+    check_choice(case_change_action, ("NONE", "LOWER", "UPPER"), "case_change_action")
+    change = {"NONE": None, "LOWER": lower, "UPPER": upper}[case_change_action]
+    if is_case_sensitive:
+        return _Normalizer(change, None, frozenset(stopwords or ()))
+    return _Normalizer(change, lower, frozenset(map(lower, stopwords or ())))
+
+
+@op("StringNormalizer", since=10, prepare=_prepare_normalizer)
+def string_normalizer(x: Array, *, prepared: _Normalizer) -> Array:
     """Drop stop words from (C,) or (1, C), then change case (ONNX StringNormalizer-10)."""
     if x.ndim not in (1, 2) or (x.ndim == 2 and x.shape[0] != 1):
         raise KernelError(f"X must have shape (C,) or (1, C) (got {x.shape})")
-    check_choice(case_change_action, ("NONE", "LOWER", "UPPER"), "case_change_action")
+    change, compared, unwanted = prepared
     words = x.ravel().tolist()
-    if is_case_sensitive:
-        unwanted = set(stopwords or ())
-        words = [w for w in words if w not in unwanted]
-    else:
-        unwanted = {_lower(w, locale) for w in stopwords or ()}
-        words = [w for w in words if _lower(w, locale) not in unwanted]
-    if case_change_action == "LOWER":
-        words = [_lower(w, locale) for w in words]
-    elif case_change_action == "UPPER":
-        words = [_upper(w, locale) for w in words]
+    if unwanted:
+        keys = words if compared is None else list(map(compared, words))
+        if change is not None and change is compared:
+            words, change = keys, None
+        words = [word for word, key in zip(words, keys, strict=True) if key not in unwanted]
+    if change is not None:
+        words = list(map(change, words))
     words = words or [""]
-    return np.array(words, object).reshape(x.shape[:-1] + (len(words),))
+    return string_tensor(words).reshape(x.shape[:-1] + (len(words),))
 
 
 # ------------------------------------------------------------------ StringConcat, StringSplit
@@ -93,18 +104,15 @@ def string_split(
     """Split each element into (X.shape, most parts), padded with "" (ONNX StringSplit-20)."""
     limit = -1 if maxsplit is None else maxsplit
     if delimiter:
-        parts = [text.split(delimiter, limit) for text in x.flat]
+        parts = [text.split(delimiter, limit) for text in x.ravel().tolist()]
     else:
         # Stripped first: "trailing whitespace is removed", from an unsplit rest too.
-        parts = [text.strip().split(None, limit) for text in x.flat]
-    counts = np.array([len(p) for p in parts], np.int64).reshape(x.shape)
+        parts = [text.strip().split(None, limit) for text in x.ravel().tolist()]
+    counts = np.fromiter(map(len, parts), np.int64, x.size).reshape(x.shape)
     most = int(counts.max(initial=0))
     # One long element pads all the others.
     ctx.budget.check_bytes(x.size * most * _REFERENCE_BYTES)
-    result = np.full((x.size, most), "", object)
-    for row, p in zip(result, parts, strict=True):
-        row[: len(p)] = p
-    return result.reshape(*x.shape, most), counts
+    return padded_rows(parts, most, "").reshape(*x.shape, most), counts
 
 
 # ------------------------------------------------------------------ RegexFullMatch
@@ -113,24 +121,13 @@ def string_split(
 def _compile(*, pattern: str | None = None) -> Any:
     if pattern is None:
         raise KernelError("pattern must be given (got none)")
-    try:
-        import re2
-    except ImportError as error:
-        raise MissingDependencyError(
-            "RegexFullMatch needs google-re2: run `pip install onnxref[text]`"
-        ) from error
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        return re2.compile(pattern, options)
-    except re2.error as error:
-        raise KernelError(f"pattern must be a valid RE2 expression (got {pattern!r}: {error})") from error
+    return compile_re2(pattern.encode())  # for UTF-8: offsets in text cost more than the match
 
 
 @op("RegexFullMatch", since=20, prepare=_compile)
 def regex_full_match(x: Array, *, prepared: Any) -> Array:
     """Tell for each string whether the whole of it matches (ONNX RegexFullMatch-20)."""
-    matches = (prepared.fullmatch(text) is not None for text in x.flat)
+    matches = (prepared.fullmatch(text.encode()) is not None for text in x.flat)
     return np.fromiter(matches, np.bool_, x.size).reshape(x.shape)
 
 
@@ -145,9 +142,20 @@ class _Grams(NamedTuple):
     """
 
     levels: tuple[Array, ...]
+    n_prefixes: int  # how many n-grams are different
     prefix_of: Array  # (m,) number of the whole n-gram; repeated n-grams share one
     coordinates: Array  # (m,) where in the output its count goes
     weights: Array  # (m,) float64
+
+
+class _Places(NamedTuple):
+    """Where counts go when every different n-gram has a coordinate of its own.
+
+    `of_prefix` tells it by n and number; behind the last number stands the place for what is no n-gram.
+    """
+
+    of_prefix: dict[int, Array]
+    weights: Array  # (width,) float64, by coordinate
 
 
 class _Pool(NamedTuple):
@@ -156,7 +164,9 @@ class _Pool(NamedTuple):
     mode: str
     longest_skip: int
     tokens: dict[str, int] | Array  # code of each token; integers as a sorted array
+    direct: Array | None  # codes of the integers from the first token on, -1 for none; ends with -1
     grams: dict[int, _Grams]  # by n
+    places: _Places | None
     width: int  # of the output
 
 
@@ -165,10 +175,26 @@ def _codes(pool: _Pool, x: Array) -> Array:
     if isinstance(pool.tokens, dict):
         if x.dtype.kind != "O":
             raise KernelError(f"X must hold strings for pool_strings (got {x.dtype})")
-        return np.array([pool.tokens.get(t, -1) for t in x.flat], np.int64).reshape(x.shape)
+        found = map(pool.tokens.get, x.ravel().tolist(), repeat(-1))
+        return np.fromiter(found, np.int64, x.size).reshape(x.shape)
     if x.dtype.kind == "O":
         raise KernelError("X must hold integers for pool_int64s (got strings)")
-    return _position(pool.tokens, x)
+    if pool.direct is None:
+        return _position(pool.tokens, x)
+    # What lies below the first token wraps around to beyond the last one.
+    offsets = (x.astype(np.int64) - pool.tokens[0]).view(np.uint64)
+    codes: Array = pool.direct[np.minimum(offsets, np.uint64(pool.direct.size - 1))]
+    return codes
+
+
+def _direct(tokens: Array) -> Array | None:
+    """Return a table of the codes of sorted integers, None where they lie far apart."""
+    span = int(tokens[-1]) - int(tokens[0]) + 1
+    if span > 8 * tokens.size + 1024:
+        return None
+    table = np.full(span + 1, -1)
+    table[tokens - tokens[0]] = np.arange(tokens.size)
+    return table
 
 
 def _position(ordered: Array, values: Array) -> Array:
@@ -206,7 +232,25 @@ def _prepare_grams(codes: Array, n_tokens: int, coordinates: Array, weights: Arr
     for k in range(1, codes.shape[1]):
         level, prefix = np.unique(prefix * n_tokens + codes[:, k], return_inverse=True)
         levels.append(level)
-    return _Grams(tuple(levels), prefix, coordinates, weights)
+    n_prefixes = len(levels[-1]) if levels else n_tokens
+    return _Grams(tuple(levels), n_prefixes, prefix, coordinates, weights)
+
+
+def _places(grams: dict[int, _Grams], width: int) -> _Places | None:
+    """Return where each n-gram's count goes, None where that is not one place of its own."""
+    taken = np.concatenate([np.zeros(0, np.int64), *[g.coordinates for g in grams.values()]])
+    if np.unique(taken).size < taken.size or any(
+        np.unique(g.prefix_of).size < g.prefix_of.size for g in grams.values()
+    ):
+        return None
+    weights = np.ones(width)
+    of_prefix = {}
+    for n, g in grams.items():
+        # A token alone may be no n-gram: the pool holds it for longer ones.
+        of_prefix[n] = np.full(g.n_prefixes + 1, width)
+        of_prefix[n][g.prefix_of] = g.coordinates
+        weights[g.coordinates] = g.weights
+    return _Places(of_prefix, weights)
 
 
 def _prepare_tfidf(
@@ -250,15 +294,17 @@ def _prepare_tfidf(
         )
         for n, (start, first, count) in spans.items()
     }
-    return _Pool(mode, max_skip_count, tokens, grams, max(ngram_indexes, default=-1) + 1)
+    width = max(ngram_indexes, default=-1) + 1
+    direct = _direct(tokens) if isinstance(tokens, np.ndarray) else None
+    return _Pool(mode, max_skip_count, tokens, direct, grams, _places(grams, width), width)
 
 
-def _count_grams(grams: _Grams, codes: Array, n_tokens: int, longest_skip: int, budget: Budget) -> Array:
-    """Return how often each n-gram occurs in each row of `codes` (N, C), as (N, m)."""
+def _find_grams(
+    grams: _Grams, codes: Array, n_tokens: int, longest_skip: int, budget: Budget
+) -> Iterator[Array]:
+    """Yield for each stride which n-gram begins at each token of `codes` (N, C), -1 for none."""
     n = len(grams.levels) + 1
-    rows, length = codes.shape
-    n_prefixes = len(grams.levels[-1]) if grams.levels else n_tokens
-    counts = np.zeros(rows * n_prefixes, np.int64)
+    length = codes.shape[1]
     # Skips do not matter to single tokens, and n-grams longer than the row do not exist.
     furthest = min(longest_skip + 1, (length - 1) // (n - 1)) if n > 1 else 1
     for stride in range(1, furthest + 1):
@@ -267,11 +313,33 @@ def _count_grams(grams: _Grams, codes: Array, n_tokens: int, longest_skip: int, 
         prefix = codes[:, :starts]
         for k, level in enumerate(grams.levels, start=1):
             token = codes[:, k * stride : k * stride + starts]
-            known = (prefix >= 0) & (token >= 0)
-            prefix = np.where(known, _position(level, prefix * n_tokens + token), -1)
-        row, column = np.nonzero(prefix >= 0)
-        counts += np.bincount(row * n_prefixes + prefix[row, column], minlength=counts.size)
-    return counts.reshape(rows, n_prefixes)[:, grams.prefix_of]
+            known = np.nonzero((prefix >= 0) & (token >= 0))
+            longer = np.full(prefix.shape, -1)
+            longer[known] = _position(level, prefix[known] * n_tokens + token[known])
+            prefix = longer
+        yield prefix
+
+
+def _count(found: Iterable[Array], rows: int, width: int) -> Array:
+    """Return how often each number below `width` occurs in each row of `found` (N, any), as (N, width)."""
+    counts = np.zeros(rows * width, np.int64)
+    first = np.arange(rows)[:, np.newaxis] * width
+    for numbers in found:
+        counts += np.bincount((numbers + first).reshape(-1), minlength=counts.size)
+    return counts.reshape(rows, width)
+
+
+def _occurring(found: Iterable[Array], rows: int, width: int) -> tuple[Array, Array]:
+    """Return row * width + number of the numbers < `width` in `found` (N, any), and how often each occurs."""
+    first = np.arange(rows)[:, np.newaxis] * width
+    keys = [np.zeros(0, np.int64)]
+    keys += [(numbers + first)[numbers < width] for numbers in found]
+    joined = np.concatenate(keys)
+    if joined.size * 16 < rows * width:
+        return np.unique(joined, return_counts=True)
+    counts = np.bincount(joined, minlength=rows * width)
+    where = np.flatnonzero(counts)
+    return where, counts[where]
 
 
 def _tfidf_rows(x: Array) -> tuple[int, tuple[int, ...]]:
@@ -291,12 +359,24 @@ def tfidf_vectorizer(x: Array, *, prepared: _Pool, ctx: Context) -> Array:
     """Count the pool's n-grams in (C,) or (N, C), giving (width,) or (N, width) (ONNX TfIdfVectorizer-9)."""
     rows, batch = _tfidf_rows(x)
     codes = _codes(prepared, x.reshape(rows, x.size // max(rows, 1)))
+    n_tokens, skip = len(prepared.tokens), prepared.longest_skip
+    found = {n: _find_grams(g, codes, n_tokens, skip, ctx.budget) for n, g in prepared.grams.items()}
     result = np.zeros((rows, prepared.width), np.float32)
-    for grams in prepared.grams.values():
-        counts = _count_grams(grams, codes, len(prepared.tokens), prepared.longest_skip, ctx.budget)
-        if prepared.mode == "IDF":
-            counts = np.minimum(counts, 1)
-        columns: Any = (slice(None), grams.coordinates)
+    if prepared.places is not None:
+        of_prefix, weights = prepared.places
+        placed = (of_prefix[n][prefix] for n, each in found.items() for prefix in each)
+        where, counts = _occurring(placed, rows, prepared.width)
+        result.reshape(-1)[where] = _weighted(counts, weights[where % prepared.width], prepared.mode)
+        return result.reshape(*batch, prepared.width)
+    for n, grams in prepared.grams.items():
+        counts = _count((prefix + 1 for prefix in found[n]), rows, grams.n_prefixes + 1)[:, 1:]
         # add.at, because several n-grams may share a coordinate.
-        np.add.at(result, columns, (counts * grams.weights).astype(np.float32))
+        columns: Any = (slice(None), grams.coordinates)
+        np.add.at(result, columns, _weighted(counts[:, grams.prefix_of], grams.weights, prepared.mode))
     return result.reshape(*batch, prepared.width)
+
+
+def _weighted(counts: Array, weights: Array, mode: str) -> Array:
+    if mode == "IDF":
+        counts = np.minimum(counts, 1)
+    return (counts * weights).astype(np.float32)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -167,6 +167,10 @@ def bench(
         int | None, typer.Option(min=1, help="Size of the batch, where the model leaves it free.")
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Timed samples of each side.")] = 20,
+    precision: Annotated[
+        Literal["default", "strict", "bf16"],
+        typer.Option(help="Of onnxref (and OpenVINO); the error of bf16 is shown beside the time."),
+    ] = "default",
     inputs: Inputs = None,
     dims: Dims = None,
     seed: Seed = 0,
@@ -182,6 +186,7 @@ def bench(
             against=against,
             backend=backend,
             threads=threads,
+            precision=precision,
             batch=batch,
             samples=runs,
             inputs=inputs or [],
@@ -211,6 +216,12 @@ def warmup(
 @app.command()
 def explain(
     model: Model,
+    backend: Annotated[
+        Literal["numba", "cupy"], typer.Option(help="Kernels of the processor, or of a GPU.")
+    ] = "numba",
+    precision: Annotated[
+        Literal["default", "strict", "bf16", "tf32"], typer.Option(help="As of an InferenceSession.")
+    ] = "default",
     inputs: Inputs = None,
     dims: Dims = None,
     seed: Seed = 0,
@@ -221,7 +232,16 @@ def explain(
     from ._native import explain_command
 
     with reported_errors():
-        explain_command(model, inputs or [], dims=dims or [], seed=seed, limits=limits.limits, as_json=json)
+        explain_command(
+            model,
+            inputs or [],
+            backend=backend,
+            precision=precision,
+            dims=dims or [],
+            seed=seed,
+            limits=limits.limits,
+            as_json=json,
+        )
 
 
 @app.command()

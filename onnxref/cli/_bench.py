@@ -25,6 +25,7 @@ def bench_command(
     against: Sequence[str] | None,
     backend: str,
     threads: int | None,
+    precision: str,
     batch: int | None,
     samples: int,
     inputs: Sequence[str],
@@ -39,13 +40,14 @@ def bench_command(
         import_peer(peer)
     graph = load_model(model, DEFAULT).graph
     feeds = make_feeds(graph, inputs, dims, seed, batch)
+    setting = Setting(backend, threads, precision=precision)
     console = Console(stderr=True)
     with console.status("starting") as status:
         results = measure(
             model,
             feeds,
             peers,
-            Setting(backend, threads),
+            setting,
             quantised=rounds_to_8_bits(graph),
             samples=samples,
             memory=memory,
@@ -54,7 +56,7 @@ def bench_command(
     if as_json:
         print(json.dumps([_record(result, results[0]) for result in results]))
     else:
-        _print(f"{model.name}: {_settings(backend, threads, batch, samples)}", results)
+        _print(f"{model.name}: {_settings(setting, batch, samples)}", results)
     if any(result.error for result in results):
         raise typer.Exit(1)
 
@@ -69,8 +71,9 @@ def _record(result: SideResult, ours: SideResult) -> dict[str, Any]:
     return {**result.as_record(), "ratio": ours.median / result.median if has_ratio else None}
 
 
-def _settings(backend: str, threads: int | None, batch: int | None, samples: int) -> str:
-    shown = [f"backend {backend}", f"threads {'all' if threads is None else threads}"]
+def _settings(setting: Setting, batch: int | None, samples: int) -> str:
+    shown = [f"backend {setting.backend}", f"threads {'all' if setting.threads is None else setting.threads}"]
+    shown += [f"precision {setting.precision}"] if setting.precision != "default" else []
     shown += [f"batch {batch}"] if batch is not None else []
     return ", ".join([*shown, f"median of {samples}"])
 
@@ -81,6 +84,11 @@ def _print(title: str, results: Sequence[SideResult]) -> None:
     console.print(table(title, columns, [_row(result, results[0]) for result in results if not result.error]))
     if len(results) > 1:
         console.print("ratio: onnxref's time / this one's; below 1, onnxref is faster")
+    if results[0].agreement is not None:
+        text = "outputs: compared with onnxref's in float32, differences relative to the largest value"
+        console.print(text, highlight=False, soft_wrap=True)
+    for note in results[0].notes:
+        console.print(f"onnxref: {note}", markup=False, highlight=False, soft_wrap=True)
     for result in results:
         if result.error:
             text = f"{result.runtime} failed: {result.error}"

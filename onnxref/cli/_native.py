@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ..limits import Limits
 from ..native import clear_cache, describe_cache
+from ..plan.specialize import NodeExplanation
 from ..session import InferenceSession
 from ._feeds import make_feeds
 from ._tables import byte_count, table
@@ -33,7 +34,8 @@ def warmup_command(
     compiled = _run_watched(session, feeds)
     seconds = time.perf_counter() - started
     regions = session.native_regions()
-    needed = len({call.function for region in regions for call in _calls(region.program)})
+    programs = [region.program for region in regions if region.program is not None]
+    needed = len({function for program in programs for function in program.functions()})
     reasons = list(dict.fromkeys(region.hopeless for region in regions if region.hopeless))
     if as_json:
         report = {"compiled": compiled, "functions": needed, "seconds": seconds, "not_native": reasons}
@@ -47,10 +49,6 @@ def warmup_command(
     text = f"{model.name}: {len(compiled)} native functions compiled, {ready} were ready, {seconds:.1f} s"
     for line in (text, *(f"a part stays on the reference: {reason}" for reason in reasons)):
         console.print(line, highlight=False, markup=False)
-
-
-def _calls(program: Any) -> Sequence[Any]:
-    return () if program is None else [call for lowered in program.lowered for call in lowered.calls]
 
 
 def _kernel(name: str) -> str:
@@ -104,10 +102,18 @@ def _show(progress: Progress, task: TaskID, seen: dict[str, bool]) -> None:
 
 
 def explain_command(
-    model: Path, inputs: Sequence[str], *, dims: Sequence[str], seed: int, limits: Limits, as_json: bool
+    model: Path,
+    inputs: Sequence[str],
+    *,
+    backend: Literal["numba", "cupy"],
+    precision: Literal["default", "strict", "bf16", "tf32"],
+    dims: Sequence[str],
+    seed: int,
+    limits: Limits,
+    as_json: bool,
 ) -> None:
     """Print what became of every node."""
-    session = InferenceSession(model, backend="numba", limits=limits)
+    session = InferenceSession(model, backend=backend, precision=precision, limits=limits)
     feeds = make_feeds(session.graph, inputs, dims, seed)
     for _ in range(2):
         session.run(None, feeds)
@@ -116,11 +122,20 @@ def explain_command(
     if as_json:
         print(json.dumps({"summary": kinds, "nodes": [asdict(row) for row in rows]}))
         return
-    cells = [(", ".join(r.nodes), r.operator, r.kind, r.kernel, r.result, r.reason) for r in rows]
+    cells = [
+        (", ".join(r.nodes), r.operator, r.kind, r.kernel, r.result, _placement(r) or r.reason) for r in rows
+    ]
     console = Console()
     console.print(table(model.name, ("nodes", "operator", "kind", "kernel", "result", "why"), cells))
     kinds.update(dict.fromkeys(("native", "reference", "known", "view"), 0))  # all of them are shown
     console.print(", ".join(f"{count} {kind}" for kind, count in kinds.items()), highlight=False)
+
+
+def _placement(row: NodeExplanation) -> str:
+    """Return what there is to say of a row of a device's program."""
+    if row.libraries:
+        return f"{', '.join(row.libraries)}{', captured' * row.captured}"
+    return f"{row.reason}; {row.copies} copies between host and device" if row.copies else ""
 
 
 def cache_command(*, clear: bool, as_json: bool) -> None:

@@ -46,7 +46,7 @@ def _collect() -> dict[tuple[str, str], dict[int, list[str]]]:
     found: dict[tuple[str, str], dict[int, list[str]]] = defaultdict(dict)
     for backend in registry.BACKENDS:
         for version, operator in registry.operators(backend):
-            if schema.newest_opset(operator.domain) is not None:
+            if operator.domain != registry.INTERNAL:
                 found[operator.domain, operator.op_type].setdefault(version, []).append(backend)
     for backend in ACCELERATED:
         load_lowerings(backend)

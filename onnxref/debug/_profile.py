@@ -19,7 +19,7 @@ from ..errors import OutputError
 from ..graph import Graph, subgraphs
 from ..limits import Limits
 from ..plan import Step
-from ..plan.specialize import Lowered
+from ..plan.specialize import Lowered, Program
 from ..runtime import bind_inputs
 from ..session import InferenceSession
 from ._html import html_table
@@ -364,7 +364,7 @@ def _watch_memory(session: InferenceSession, inputs: Any, recorder: Recorder, ba
         values = ValueLedger(recorder.began)
         session.run_named(None, inputs, observers=[recorder.observe, values])
         return values.timeline(given, weights)
-    programs = [region.program for region in session.native_regions() if region.program is not None]
+    programs = [r.program for r in session.native_regions() if isinstance(r.program, Program)]
     arenas = ArenaLedger(programs, paths_of(session.graph))
 
     def watch(scope: str, op: Lowered | Step, started: float, seconds: float) -> None:

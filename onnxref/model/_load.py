@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx
 import onnx.parser
@@ -16,6 +17,7 @@ from ..limits import DEFAULT, Budget, Limits
 from ..schema import newest_opset
 from ._check import check_model
 from ._serde import read_model
+from ._wire import Payloads, SeekableFile, take_payloads
 
 _TEXT_SUFFIXES = {".onnxtxt", ".onnxtext"}
 _FORMATS = {
@@ -42,59 +44,80 @@ def load_model(source: Any, limits: Limits = DEFAULT) -> Model:
     """
     if isinstance(source, Model):
         return source
-    proto, folder = _to_proto(source)
-    model = read_model(proto, folder, Budget(limits))
+    proto, folder, payloads = _to_proto(source)
+    model = read_model(proto, folder, Budget(limits), payloads)
     check_model(model, limits)
     return model
 
 
-def _to_proto(source: Any) -> tuple[onnx.ModelProto, Path | None]:
+_Parsed: TypeAlias = "tuple[onnx.ModelProto, Path | None, Payloads | None]"
+"""A message, the folder of its external data, and what was taken out of it."""
+
+
+def _to_proto(source: Any) -> _Parsed:
     match source:
         case onnx.ModelProto():
-            return source, None
+            return source, None, None
         case onnx.GraphProto():
-            return _wrap(source), None
+            return _wrap(source), None, None
         case onnx.FunctionProto():
-            return _wrap_function(source), None
+            return _wrap_function(source), None, None
         case onnx.NodeProto():
-            return _wrap(_wrap_node(source)), None
+            return _wrap(_wrap_node(source)), None, None
         case bytes() | bytearray() | memoryview():
-            return _parse(bytes(source), "the given bytes"), None
+            return _parse(io.BytesIO(bytes(source)), "the given bytes", None)
         case str() | os.PathLike():
             return _read_path(Path(source))
     if hasattr(source, "read"):
-        data = source.read()
-        if not isinstance(data, bytes):
-            raise ModelLoadError("the model's file object must be opened in binary mode")
-        name = getattr(source, "name", None)
-        folder = Path(name).parent if isinstance(name, str) else None
-        return _parse(data, "the given file object"), folder
+        return _read_object(source)
     raise ModelLoadError(
         "model must be a path, bytes, a binary file object or an ONNX protobuf object "
         f"(got {type(source).__name__})"
     )
 
 
-def _read_path(path: Path) -> tuple[onnx.ModelProto, Path]:
+def _read_object(source: Any) -> _Parsed:
+    name = getattr(source, "name", None)
+    folder = Path(name).parent if isinstance(name, str) else None
+    where = "the given file object"
+    if isinstance(source, io.BufferedReader) and isinstance(source.raw, io.FileIO) and source.seekable():
+        parsed = _parse(source, where, folder)
+        source.seek(0, os.SEEK_END)
+        return parsed
+    data = source.read()
+    if not isinstance(data, bytes):
+        raise ModelLoadError("the model's file object must be opened in binary mode")
+    return _parse(io.BytesIO(data), where, folder)
+
+
+def _read_path(path: Path) -> _Parsed:
+    suffix = path.suffix.lower()
+    is_text = suffix in _TEXT_SUFFIXES or suffix in _FORMATS
     try:
-        data = path.read_bytes()
+        with path.open("rb", buffering=0) as file:
+            if not is_text and file.seekable():
+                return _parse(file, repr(str(path)), path.parent)
+            data = file.read()
     except OSError as error:
         raise ModelLoadError(f"cannot read the model {str(path)!r}: {error.strerror}") from error
-    suffix = path.suffix.lower()
     if suffix in _TEXT_SUFFIXES:
-        return _parse_text(data, path), path.parent
+        return _parse_text(data, path), path.parent, None
     if suffix in _FORMATS:
         try:
             proto = onnx.load_model_from_string(data, format=_FORMATS[suffix])
         except Exception as error:  # each format's parser has exceptions of its own
             raise ModelLoadError(f"{str(path)!r} is not an ONNX model in {suffix}: {error}") from error
-        return proto, path.parent
-    return _parse(data, repr(str(path))), path.parent
+        return proto, path.parent, None
+    return _parse(io.BytesIO(data), repr(str(path)), path.parent)
 
 
-def _parse(data: bytes, where: str) -> onnx.ModelProto:
-    if data[4:8] == b"ORTM":
+def _parse(file: SeekableFile, where: str, folder: Path | None) -> _Parsed:
+    """Parse a serialised model, from where its file stands to its end."""
+    begin = file.tell()
+    if file.read(8)[4:] == b"ORTM":
         raise ModelLoadError(f"{where} is in ONNX Runtime's own .ort format; export it as .onnx")
+    file.seek(begin)
+    data, payloads = take_payloads(file)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
@@ -102,7 +125,7 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
         raise ModelLoadError(f"{where} is not an ONNX model, or is broken or truncated ({error})") from error
     if not proto.HasField("graph"):
         raise ModelLoadError(f"{where} holds no graph: not an ONNX model, or truncated")
-    return proto
+    return proto, folder, payloads
 
 
 def _parse_text(data: bytes, path: Path) -> onnx.ModelProto:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from ..graph import (
 from ..limits import Budget
 from ._check import sort_nodes
 from ._tensors import decode_sparse, decode_tensor
+from ._wire import Payloads
 
 
 def canonical_domain(domain: str) -> str:
@@ -45,17 +46,25 @@ class _Reader:
     folder: Path | None
     budget: Budget
     imports: Mapping[str, int]
+    payloads: Payloads | None
 
     def scoped(self, imports: Mapping[str, int]) -> _Reader:
-        return _Reader(self.folder, self.budget, {**self.imports, **imports})
+        return _Reader(self.folder, self.budget, {**self.imports, **imports}, self.payloads)
 
 
-def read_model(proto: onnx.ModelProto, folder: Path | None, budget: Budget) -> Model:
-    """Return the model as plain data; tensors are views, maps or copies of the message's data."""
+def read_model(
+    proto: onnx.ModelProto, folder: Path | None, budget: Budget, payloads: Payloads | None = None
+) -> Model:
+    """Return the model as plain data.
+
+    Args:
+        folder: where external data may lie; None refuses external data.
+        payloads: tensors that were taken out of the message; the others are maps or copies of its data.
+    """
     imports = _read_imports(proto.opset_import)
     if not proto.opset_import and proto.ir_version < 3:
         imports = {"": 1}  # IR versions 1 and 2 had no opset_import; all operators were at version 1
-    reader = _Reader(folder, budget, imports)
+    reader = _Reader(folder, budget, imports, payloads)
     functions: dict[FunctionKey, Function] = {}
     for function_proto in proto.functions:
         function = _read_function(function_proto, reader)
@@ -114,9 +123,9 @@ def _read_initializers(proto: onnx.GraphProto, reader: _Reader) -> dict[str, Arr
     for tensor in proto.initializer:
         if tensor.name in found:
             raise InvalidGraphError(f"graph {proto.name!r}: initializer {tensor.name!r} is defined twice")
-        found[tensor.name] = decode_tensor(tensor, reader.folder)
+        found[tensor.name] = decode_tensor(tensor, reader.folder, reader.payloads)
     for sparse in proto.sparse_initializer:
-        tensor_ = decode_sparse(sparse, reader.folder)
+        tensor_ = decode_sparse(sparse, reader.folder, reader.payloads)
         reader.budget.check_bytes(tensor_.dense_bytes, f"sparse initializer {sparse.values.name!r}")
         dense = tensor_.to_dense()
         dense.flags.writeable = False
@@ -168,29 +177,59 @@ def _read_attribute(proto: AttributeProto, reader: _Reader, depth: int) -> Any:
         case AttributeProto.STRING:
             return decode_text(proto.s)
         case AttributeProto.TENSOR:
-            return decode_tensor(proto.t, reader.folder)
+            return decode_tensor(proto.t, reader.folder, reader.payloads)
         case AttributeProto.GRAPH:
             return _read_graph(proto.g, reader, depth + 1)
         case AttributeProto.SPARSE_TENSOR:
-            return decode_sparse(proto.sparse_tensor, reader.folder)
+            return decode_sparse(proto.sparse_tensor, reader.folder, reader.payloads)
         case AttributeProto.TYPE_PROTO:
             return read_type(proto.tp)
         case AttributeProto.FLOATS:
             return tuple(proto.floats)
         case AttributeProto.INTS:
-            return tuple(proto.ints)
+            return _shared_integers(proto.ints)
         case AttributeProto.STRINGS:
-            return tuple(decode_text(s) for s in proto.strings)
+            return _shared_texts(proto.strings)
         case AttributeProto.TENSORS:
-            return tuple(decode_tensor(t, reader.folder) for t in proto.tensors)
+            return tuple(decode_tensor(t, reader.folder, reader.payloads) for t in proto.tensors)
         case AttributeProto.GRAPHS:
             return tuple(_read_graph(g, reader, depth + 1) for g in proto.graphs)
         case AttributeProto.SPARSE_TENSORS:
-            return tuple(decode_sparse(s, reader.folder) for s in proto.sparse_tensors)
+            return tuple(decode_sparse(s, reader.folder, reader.payloads) for s in proto.sparse_tensors)
         case AttributeProto.TYPE_PROTOS:
             return tuple(read_type(t) for t in proto.type_protos)
         case unknown:
             raise InvalidAttributeError(f"attribute {proto.name!r} has the unknown type {unknown}")
+
+
+_MOST_SHARED = 1 << 12  # different values of a list that are looked for at a time
+_SAMPLE = 64  # every so many-th value of a list is looked at
+_CACHED = 256  # CPython shares the integers up to this one itself
+
+
+def _shared_integers(values: Sequence[int]) -> tuple[int, ...]:
+    """Return a list of integers in which equal ones are mostly the same object.
+
+    Tree ensembles have lists of many thousands, of few different values. Objects of their own would take
+    four times the memory of the pointers to them.
+    """
+    if len(values) < _MOST_SHARED or max(values[::_SAMPLE]) <= _CACHED:
+        return tuple(values)
+    found: list[int] = []
+    seen: dict[int, int] = {}
+    for start in range(0, len(values), _MOST_SHARED):
+        if len(seen) > _MOST_SHARED:
+            seen = {}  # so that values that are all different cost little
+        part = values[start : start + _MOST_SHARED]
+        found.extend(map(seen.setdefault, part, part))
+    return tuple(found)
+
+
+def _shared_texts(values: Sequence[bytes]) -> tuple[str, ...]:
+    """Return a list of strings in which equal ones are the same object."""
+    held = list(values)
+    texts = {raw: decode_text(raw) for raw in set(held)}
+    return tuple(map(texts.__getitem__, held))
 
 
 # IR version 1 did not require `type`; the field that is set tells.

@@ -15,14 +15,18 @@ from .. import dtypes
 from ..dtypes import PACKED_BITS, Array, ElementType
 from ..errors import ExternalDataError, ModelLoadError
 from ..graph import SparseTensor
+from ._wire import Payloads
 
 
-def decode_tensor(proto: onnx.TensorProto, folder: Path | None = None) -> Array:
+def decode_tensor(
+    proto: onnx.TensorProto, folder: Path | None = None, payloads: Payloads | None = None
+) -> Array:
     """Return the tensor as a read-only array.
 
     Args:
         proto: the tensor; external data is memory-mapped, not read.
         folder: where external data may lie; None refuses external data.
+        payloads: what was taken out of the file that the tensor is of.
 
     Raises:
         ModelLoadError: bad element type, shape or amount of data.
@@ -38,7 +42,7 @@ def decode_tensor(proto: onnx.TensorProto, folder: Path | None = None) -> Array:
     if proto.data_location == onnx.TensorProto.EXTERNAL:
         array = _from_bytes(proto, _map_external(proto, folder), shape)
     elif proto.HasField("raw_data"):
-        array = _from_bytes(proto, np.frombuffer(proto.raw_data, dtype=np.uint8), shape)
+        array = _from_bytes(proto, _raw(proto.raw_data, payloads), shape)
     elif proto.data_type == ElementType.STRING:
         array = _strings(proto, shape)
     else:
@@ -49,10 +53,12 @@ def decode_tensor(proto: onnx.TensorProto, folder: Path | None = None) -> Array:
     return array
 
 
-def decode_sparse(proto: onnx.SparseTensorProto, folder: Path | None = None) -> SparseTensor:
+def decode_sparse(
+    proto: onnx.SparseTensorProto, folder: Path | None = None, payloads: Payloads | None = None
+) -> SparseTensor:
     """Return a sparse tensor, its indices checked against its shape."""
-    values = decode_tensor(proto.values, folder)
-    indices = decode_tensor(proto.indices, folder)
+    values = decode_tensor(proto.values, folder, payloads)
+    indices = decode_tensor(proto.indices, folder, payloads)
     shape = tuple(proto.dims)
     name = proto.values.name
     if not shape or any(d <= 0 for d in shape):
@@ -74,6 +80,12 @@ def byte_size(element: int, count: int) -> int:
     """Bytes that `count` elements take on the wire, sub-byte types packed."""
     bits = PACKED_BITS.get(ElementType(element))
     return -(-count * bits // 8) if bits else count * dtypes.to_numpy(element).itemsize
+
+
+def _raw(raw: bytes, payloads: Payloads | None) -> Array:
+    """Return raw data as an array of bytes, or what was taken out of its place."""
+    taken = None if payloads is None else payloads.pop(raw)
+    return np.frombuffer(raw, dtype=np.uint8) if taken is None else taken
 
 
 def _from_bytes(proto: onnx.TensorProto, raw: Array, shape: tuple[int, ...]) -> Array:

@@ -7,23 +7,32 @@ This room knows nothing of operators. It answers three questions: what can this 
 
 from ._behind import CompileJob, compile_together
 from ._cache import cache_folder, clear_cache, describe_cache
+from ._cache import load as load_code
+from ._cache import store as store_code
 from ._function import NativeFunction, NativeUnavailableError, native
-from ._target import Target, target
-from ._team import ROW, Team, run_serially, team_of
+from ._target import AVX512_BF16, SOFTWARE, Target, target
+from ._team import PATCH, ROW, Launch, Team, array_handle, run_serially, team_of
 
 __all__ = [
+    "AVX512_BF16",
+    "PATCH",
     "ROW",
+    "SOFTWARE",
     "CompileJob",
+    "Launch",
     "NativeFunction",
     "NativeUnavailableError",
     "Target",
     "Team",
+    "array_handle",
     "cache_folder",
     "clear_cache",
     "compile_together",
     "describe_cache",
+    "load_code",
     "native",
     "run_serially",
+    "store_code",
     "target",
     "team_of",
 ]

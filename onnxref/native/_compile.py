@@ -45,7 +45,12 @@ def _contexts() -> tuple[Any, Any]:
     numba.config.CPU_NAME, numba.config.CPU_FEATURES = chosen.cpu, chosen.features
     try:
         contexts = cpu_target.typing_context, cpu_target.target_context
-        contexts[1].codegen()  # this is where they are read
+        made = contexts[1].codegen()  # this is where they are read
     finally:
         numba.config.CPU_NAME, numba.config.CPU_FEATURES = before
+    if made._tm_features != chosen.features:
+        raise RuntimeError("this process has used Numba before, for other instructions than are wanted now")
     return contexts
+
+
+_contexts()  # before the first dispatcher of a module of code makes them, for the processor that is here

@@ -9,6 +9,9 @@ from functools import cache
 
 VARIABLE = "ONNXREF_CPU"
 
+# How dot products of bfloat16 are computed; see `vectors.Vectors.dot_pairs`.
+AVX512_BF16, SOFTWARE = "avx512_bf16", "software"
+
 # Feature levels that a processor can be held down to, with LLVM's name of a processor that has just that.
 _LEVELS = {"avx2": "haswell", "sse2": "x86-64"}
 
@@ -23,6 +26,7 @@ class Target:
         lanes: float32 elements in the widest vector.
         registers: vector registers.
         vnni: whether there are 8-bit dot products (AVX512-VNNI).
+        bf16: whether there are bfloat16 dot products (AVX512-BF16).
     """
 
     cpu: str
@@ -30,6 +34,7 @@ class Target:
     lanes: int
     registers: int
     vnni: bool
+    bf16: bool = False
 
     @property
     def vector_bytes(self) -> int:
@@ -66,6 +71,7 @@ def _host() -> Target:
             lanes=16,
             registers=32,
             vnni="avx512vnni" in present,
+            bf16="avx512bf16" in present,
         )
     if "avx2" in present and "fma" in present:
         return Target(cpu, features, lanes=8, registers=16, vnni=False)

@@ -16,6 +16,11 @@ The control block has one cache line per field:
     CPU       where the leader is
 Behind them lies the set of processors that may be used, and one such set for each worker.
 
+A request tells native code what to run: control block, program, calls, counters, threads, patches, number of
+patches, objects. A patch puts the address of an array's elements among the arguments of the calls, three
+int64 each: number of the array's object, address of the argument, what is added. So a run that takes
+microseconds spends none of them on asking arrays in Python where they lie.
+
 A system tends to wake a thread on the processor of the thread that wakes it, where the two would stand
 in each other's way for milliseconds. So a worker that finds itself beside the leader moves elsewhere.
 """
@@ -31,6 +36,7 @@ from .ops import (
     I8,
     I32,
     I64,
+    access,
     arg,
     atomic_add,
     atomic_load,
@@ -46,7 +52,9 @@ from .ops import (
 
 LINE = 64
 ROW = 5
+PATCH = 3
 EPOCH, PROGRAM, CALLS, COUNTERS, THREADS, ACTIVE, SLEEPERS, STOP, CPU, SETS = (i * LINE for i in range(10))
+BLOCK, PROGRAM_OF, CALLS_OF, COUNTERS_OF, THREADS_OF, PATCHES, PATCH_COUNT, OBJECTS = range(8)  # of a request
 SET_BYTES = 128  # of a set of processors, as the system takes it
 MOST_SETS = 64
 
@@ -135,25 +143,49 @@ def _walk(program, calls, counters, thread, threads):
                     spins = 0
 
 
-def serial():
-    """Kernel that runs calls `begin` to `end` of program `p` on the calling thread."""
+def _patching(data: int):
+    """Return what applies the patches of request `p`; `data` is as for `serial`."""
+    _, store = access("int64")
+
+    @device
+    def patch(p):
+        objects, row = arg(p, OBJECTS), arg(p, PATCHES)
+        for _ in range(arg(p, PATCH_COUNT)):
+            address = arg(objects, arg(row, 0))
+            if data >= 0:
+                address = arg(address + data, 0)
+            store(arg(row, 1), 0, address + arg(row, 2))
+            row += PATCH * 8
+
+    return patch
+
+
+def serial(data: int):
+    """Kernel that runs request `p` on the calling thread.
+
+    Args:
+        data: where an object holds the address of its elements, in bytes; -1: objects are that address.
+    """
+    patch = _patching(data)
 
     def kernel(p, begin, end, thread):
-        for i in range(begin, end):
-            row = p + i * ROW * 8
+        patch(p)
+        program = arg(p, PROGRAM_OF)
+        for i in range(arg(p, CALLS_OF)):
+            row = program + i * ROW * 8
             call_kernel(arg(row, 0), arg(row, 1), 0, arg(row, 2), 0)
 
     return kernel
 
 
-def leader(futex: int):
-    """Kernel that runs a program together with the workers; `p` is the address of the request.
-
-    The request: control block, program, calls, counters, threads.
-    """
+def leader(futex: int, data: int):
+    """Kernel that runs request `p` together with the workers; `data` is as for `serial`."""
+    patch = _patching(data)
 
     def kernel(p, begin, end, thread):
-        block, program, calls, counters, threads = arg(p, 0), arg(p, 1), arg(p, 2), arg(p, 3), arg(p, 4)
+        patch(p)
+        block, program, calls = arg(p, BLOCK), arg(p, PROGRAM_OF), arg(p, CALLS_OF)
+        counters, threads = arg(p, COUNTERS_OF), arg(p, THREADS_OF)
         fill_bytes(counters, 0, calls * LINE * (1 + threads))
         atomic_store(block + PROGRAM, program)
         atomic_store(block + CALLS, calls)

@@ -15,6 +15,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from . import _compile  # noqa: F401 - it chooses the instructions, before anything here is compiled
+
 F32 = ir.FloatType()
 F64 = ir.DoubleType()
 F16 = ir.HalfType()

@@ -23,10 +23,26 @@ from typing import Any
 
 from llvmlite import ir
 
-from ._target import target
-from .ops import F32, F64, I1, I8, I32, I64, declare
+from ._target import AVX512_BF16, target
+from .ops import F32, F64, I1, I8, I16, I32, I64, declare
 
 _NAMES = {F32: "f32", F64: "f64", I32: "i32", I8: "i8"}
+
+
+class _BFloat(ir.Type):
+    """LLVM's bfloat, which llvmlite has no class for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+_BFLOATS = ir.VectorType(_BFloat(), 32)
 
 
 class Vectors:
@@ -101,6 +117,58 @@ class Vectors:
         """Emit a call of an LLVM intrinsic on vectors of this type, such as `llvm.sqrt`."""
         function = declare(self.builder, f"{name}.{self.suffix}", self.type, [self.type] * len(arguments))
         return self.builder.call(function, arguments)
+
+    def dot_pairs(self, total: Any, x: Any, y: Any, form: str) -> Any:
+        """Emit total + x1 * y1 + x0 * y0, added in this order: a dot product of two bfloat16 in each lane.
+
+        Args:
+            total: float32.
+            x, y: vectors of 32 bits a lane; the lower half is the first bfloat16 of the pair.
+            form: `AVX512_BF16`, the instruction of that name, for 16 lanes; `SOFTWARE`: shifts and float32
+                arithmetic, on any target.
+
+        A product of two bfloat16 is exact in float32, so a sum is rounded once for each product. The
+        instruction takes subnormals (below 2**-126) for 0 in operands, and gives 0 for them; the software
+        form does what float32 arithmetic does. They agree in all else, but for a product beyond the
+        range of float32 where the software form is not fused.
+        """
+        b = self.builder
+        if form == AVX512_BF16:
+            kinds = [self.type, _BFLOATS, _BFLOATS]
+            function = declare(b, "llvm.x86.avx512bf16.dpbf16ps.512", self.type, kinds)
+            return b.call(function, [total, b.bitcast(x, _BFLOATS), b.bitcast(y, _BFLOATS)])
+        bits = Vectors(b, I32, self.lanes)
+        x, y = b.bitcast(x, bits.type), b.bitcast(y, bits.type)
+        upper, shift = bits.constant(-(1 << 16)), bits.constant(16)
+        for halves in ([b.and_(z, upper) for z in (x, y)], [b.shl(z, shift) for z in (x, y)]):
+            left, right = (b.bitcast(half, self.type) for half in halves)
+            total = self.call("llvm.fmuladd", left, right, total)
+        return total
+
+    def round_pairs(self, first: Any, second: Any, form: str) -> Any:
+        """Emit two vectors of float32 rounded to bfloat16 (to nearest, half to even), one behind the other.
+
+        The result has pairs of them as int32, as `dot_pairs` takes them: the first pair is that of
+        elements 0 and 1 of `first`. A NaN stays one, quiet, with its sign. `AVX512_BF16` makes subnormals 0.
+        """
+        b, bits = self.builder, Vectors(self.builder, I32, self.lanes)
+        if form == AVX512_BF16:
+            name, kinds = "llvm.x86.avx512bf16.cvtne2ps2bf16.512", [self.type, self.type]
+            made = b.call(declare(b, name, _BFLOATS, kinds), [second, first])  # the lower half comes last
+            return b.bitcast(made, bits.type)
+        halves = [self._round_to_bfloat(value, bits) for value in (first, second)]
+        index = ir.Constant(ir.VectorType(I32, 2 * self.lanes), list(range(2 * self.lanes)))
+        return b.bitcast(b.shuffle_vector(*halves, index), bits.type)
+
+    def _round_to_bfloat(self, value: Any, bits: Vectors) -> Any:
+        """Emit the upper halves of float32 as int16, rounded to nearest even."""
+        b = self.builder
+        held = b.bitcast(value, bits.type)
+        odd = b.and_(b.lshr(held, bits.constant(16)), bits.constant(1))
+        rounded = b.add(held, b.add(odd, bits.constant(0x7FFF)))
+        quiet = b.or_(held, bits.constant(0x400000))
+        chosen = b.select(b.fcmp_unordered("uno", value, value), quiet, rounded)
+        return b.trunc(b.lshr(chosen, bits.constant(16)), ir.VectorType(I16, self.lanes))
 
     def maximum(self, x: Any, y: Any) -> Any:
         """Emit max(x, y); x where either is NaN, so that maximum(x, 0) keeps the NaN of x."""

@@ -38,7 +38,7 @@ from ..graph import (
 from ..limits import DEFAULT, Budget, Limits
 from ..registry import Body, Context, Operator
 from ._check import check_against_schema, check_against_signature
-from ._fold import Folder, is_foldable
+from ._fold import Folder, feeds_products, is_foldable
 from ._functions import bind_attributes, check_call, function_graph
 from ._steps import NO_SLOT, Plan, Step, memory_owner, read_only
 from ._types import TypeRule, value_type_string
@@ -129,6 +129,7 @@ class _Builder:
             self.add_node(node, used, run=node in needed)
         output_slots = tuple(self.slot_of(value.name) if value.name else NO_SLOT for value in graph.outputs)
         self.check_output_types()
+        self.steps = _just_in_time(self.steps)
         self.free_at_last_use(output_slots)
         self.drop_unused_constants(output_slots)
         plan = Plan(
@@ -235,13 +236,40 @@ class _Builder:
             return False
         if not all(slot == NO_SLOT or self.is_fixed(slot) for slot in step.inputs):
             return False
-        values = folder.fold(step, [self.template[slot] for slot in step.inputs])
+        inputs = [self.template[slot] for slot in step.inputs]
+        if self.is_deferrable(step.node, inputs) and folder.defer(step, inputs):
+            return False
+        values = folder.fold(step, inputs)
         if values is None:
             return False
         for name, value in zip(step.node.outputs, values, strict=False):
             if name:
                 self.add_constant(name, value)
         return True
+
+    def is_deferrable(self, node: Node, inputs: list[Any]) -> bool:
+        """Whether native code may want a step's inputs rather than its outputs (`_fold`, rule 4)."""
+        if self.shared.acceleration is None or node.op_type != "DequantizeLinear":
+            return False
+        if inputs[0].dtype not in (np.int8, np.uint8) or any(
+            value.name == node.outputs[0] for value in self.graph.outputs
+        ):
+            return False
+        return feeds_products(node, self.readers.get(node.outputs[0], ()), self.makers)
+
+    @functools.cached_property
+    def readers(self) -> Mapping[str, Sequence[Node]]:
+        """The nodes of this graph that use each value, in a body of theirs too."""
+        found: dict[str, list[Node]] = {}
+        for node in self.graph.nodes:
+            for name in names_used(node):
+                found.setdefault(name, []).append(node)
+        return found
+
+    @functools.cached_property
+    def makers(self) -> Mapping[str, Node]:
+        """The nodes of this graph by the names of their outputs."""
+        return {name: node for node in self.graph.nodes for name in node.outputs if name}
 
     def check_node(self, node: Node, operator: Operator) -> TypeRule | None:
         found = None if operator.user_defined else schema.find(node.domain, node.op_type, node.opset)
@@ -329,6 +357,17 @@ class _Builder:
                 touched.update(outer for outer, _ in body.captures)
             step.frees = tuple(sorted(touched - keep))
             keep |= touched
+
+
+def _just_in_time(steps: Sequence[Step]) -> list[Step]:
+    """Move deferred steps before their first reader: not all weights are to be floats at the same time."""
+    waiting = {step.outputs[0]: step for step in steps if step.deferred}
+    moved: list[Step] = []
+    for step in steps:
+        if not step.deferred:
+            moved.extend(waiting.pop(slot) for slot in step.inputs if slot in waiting)
+            moved.append(step)
+    return [*moved, *waiting.values()]
 
 
 def _needed_nodes(graph: Graph) -> set[Node]:

@@ -8,20 +8,29 @@ Rules
        what comes after `FOLDING_SECONDS`, because loading has no other limit on its time.
     3. A step that fails is left in place: it may stand in a branch that no run takes. If a run does
        get there, it fails again, and then its error is shown.
+    4. The DequantizeLinear of 8-bit weights stays where native code may want the integers, which are a
+       quarter of the size: where only products read it whose other side is dequantized too. It counts as
+       folded, because a pass folds what no other one takes (`passes/weights.py`). It runs right before
+       its reader, so that a run on the reference holds few such weights as floats.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
+from ..graph import Node
 from ..limits import MIB, Limits
 from ._steps import Step, read_only
 
 FOLDED_BYTES = 256 * MIB
 FOLDING_SECONDS = 5.0
+
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+_FLOAT_BYTES = 4  # of what DequantizeLinear makes of a byte, at most
 
 _TENSORS = (np.ndarray, np.generic)  # sequences are cheap to make, and may be shared and long
 
@@ -67,6 +76,39 @@ class Folder:
             return None
         self._left -= size
         return [read_only(y) for y in arrays]
+
+    def defer(self, step: Step, inputs: list[Any]) -> bool:
+        """Leave a step of rule 4 to the passes, if what it makes may be folded at all."""
+        size = inputs[0].nbytes * _FLOAT_BYTES
+        if size > self._left:
+            return False
+        self._left -= size
+        step.deferred = True
+        return True
+
+
+def feeds_products(node: Node, readers: Collection[Node], makers: Mapping[str, Node]) -> bool:
+    """Whether a node is a DequantizeLinear of which only products of dequantized tensors make use.
+
+    Args:
+        readers: the nodes that read its output.
+        makers: the nodes of the graph by the names of their outputs.
+    """
+    return (
+        _is_dequantization(node)
+        and bool(readers)
+        and all(
+            reader.op_type in _PRODUCTS
+            and not reader.domain
+            and [i for i, name in enumerate(reader.inputs) if name == node.outputs[0]] == [1]
+            and _is_dequantization(makers.get(reader.inputs[0]))
+            for reader in readers
+        )
+    )
+
+
+def _is_dequantization(node: Node | None) -> bool:
+    return node is not None and node.op_type == "DequantizeLinear" and not node.domain
 
 
 def is_foldable(step: Step) -> bool:

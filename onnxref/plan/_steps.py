@@ -47,6 +47,7 @@ class Step:
         bodies: subgraph attributes by name.
         type_rule: None where no schema constrains the inputs.
         user_defined: the kernel is one that the caller registered.
+        deferred: its inputs are constants, but whether its outputs become some is left to the passes.
     """
 
     node: Node
@@ -60,6 +61,7 @@ class Step:
     bodies: Mapping[str, Plan] = field(default_factory=dict)
     type_rule: TypeRule | None = None
     user_defined: bool = False
+    deferred: bool = False
     frees: tuple[int, ...] = ()
 
     @property

@@ -12,10 +12,11 @@ import numpy as np
 
 from ..dtypes import Array, tensor_type_string
 from ..errors import KernelError, NodeError, OnnxRefError, ResourceLimitError, TypeMismatchError
+from ..gpu import DeviceTensor
 from ..graph import Node, ValueType
 from ..limits import Budget
 from ..plan import Plan, Step, memory_owner, read_only
-from ..plan.specialize import Frame, Lowered, Program, Record, RefusedError, Region, Regions
+from ..plan.specialize import DeviceProgram, Frame, Lowered, Program, Record, RefusedError, Region, Regions
 from ..registry import Context
 from ._memory import Ledger
 
@@ -75,6 +76,7 @@ class Run:
     watcher: Watcher | None = None
     depth: int = 0
     scope: str = ""
+    has_device: bool = False
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,7 +88,7 @@ def run_plan(plan: Plan, inputs: Sequence[Any], run: Run) -> list[Any]:
     taken = plan.constant_memory | {id(memory_owner(array)) for array in _arrays(inputs)}
     run.ledger = Ledger(run.budget, outside=taken)
     with np.errstate(all="ignore"):
-        outputs = execute(plan, [read_only(value) for value in inputs], (), run)
+        outputs = execute(plan, [_guarded(value) for value in inputs], (), run)
     detached = set(taken)
     return [_detach(value, detached) for value in outputs]
 
@@ -108,6 +110,8 @@ def execute(plan: Plan, inputs: Sequence[Any], captured: Sequence[Any], run: Run
 
 def perform(step: Step, slots: list[Any], run: Run) -> Sequence[Any]:
     """Run one step over the slots, tell the observers, and free what nothing needs any more."""
+    if run.has_device:
+        _fetch(slots, _read_by(step))
     values = [slots[slot] for slot in step.inputs]
     if run.observers:
         started = time.perf_counter()
@@ -134,6 +138,7 @@ def run_regions(plan: Plan, regions: Regions, slots: list[Any], run: Run) -> Non
     position = 0
     while position < len(plan.steps):
         if regions.is_dynamic(position):
+            regions.refuse_if_strict(position)
             perform(plan.steps[position], slots, run)
             position += 1
             continue
@@ -154,6 +159,7 @@ def run_regions(plan: Plan, regions: Regions, slots: list[Any], run: Run) -> Non
 
 def _learn(plan: Plan, regions: Regions, begin: int, key: Any, slots: list[Any], run: Run) -> int:
     """Run steps one by one, as far as their shapes are fixed, at least one; return where that ended."""
+    _fetch(slots, range(len(slots)))
     record = Record(plan, begin, slots, regions.acceleration.known_bytes, regions.deciding)
     position = begin
     started = time.perf_counter()
@@ -211,7 +217,7 @@ def _perform_body(step: Step, body: Plan, frame: Frame, record: Record, run: Run
         run.depth -= 1
 
 
-def _run_program(region: Region, program: Program, slots: list[Any], run: Run) -> bool:
+def _run_program(region: Region, program: Program | DeviceProgram, slots: list[Any], run: Run) -> bool:
     """Run a region natively; False where it must run on the reference, for an error that is due."""
     watch = None if run.watcher is None else partial(run.watcher, run.scope)
     run.budget.step(region.end - region.record.begin)
@@ -225,11 +231,26 @@ def _run_program(region: Region, program: Program, slots: list[Any], run: Run) -
     except RefusedError:
         return False
     for slot, value in zip(region.outputs, outputs, strict=True):
-        run.ledger.add(value)
+        if isinstance(value, np.ndarray):
+            run.ledger.add(value)
         slots[slot] = value
     for slot in region.frees:
         slots[slot] = None
     return True
+
+
+def _fetch(slots: list[Any], wanted: Iterable[int]) -> None:
+    """Bring values from a device to the host, where the reference is to read them."""
+    for slot in wanted:
+        if isinstance(slots[slot], DeviceTensor):
+            slots[slot] = slots[slot].numpy()
+
+
+def _read_by(step: Step) -> Iterator[int]:
+    """Yield the slots that a step reads, those that its bodies capture too."""
+    yield from step.inputs
+    for body in step.bodies.values():
+        yield from (outer for outer, _ in body.captures)
 
 
 class _BoundBody:
@@ -270,7 +291,9 @@ class _BoundBody:
             run.scope += self._scope()
         self._calls += 1
         try:
-            return tuple(execute(plan, [_as_value(value) for value in inputs], self._captured, run))
+            outputs = execute(plan, [_as_value(value) for value in inputs], self._captured, run)
+            _fetch(outputs, range(len(outputs)))
+            return tuple(outputs)
         finally:
             run.depth -= 1
             run.scope = outer
@@ -351,6 +374,11 @@ def _as_value(value: Any) -> Any:
     if isinstance(value, (np.generic, bool, int, float, complex, str)):
         return _as_value(np.asarray(value))
     return value
+
+
+def _guarded(value: Any) -> Any:
+    """Return an input as steps may see it."""
+    return value if isinstance(value, DeviceTensor) else read_only(value)
 
 
 def _arrays(values: Iterable[Any]) -> Iterator[Array]:

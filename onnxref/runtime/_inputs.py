@@ -11,6 +11,7 @@ import numpy as np
 from .. import dtypes
 from ..dtypes import LOW_PRECISION, Array, ElementType, element_name, tensor_type_string
 from ..errors import InputError
+from ..gpu import Device, DeviceTensor
 from ..graph import (
     Graph,
     MapType,
@@ -23,18 +24,22 @@ from ..graph import (
 )
 
 
-def bind_inputs(graph: Graph, feeds: Any) -> list[Any]:
+def bind_inputs(graph: Graph, feeds: Any, device: Device | None = None) -> list[Any]:
     """Return one checked value for each graph input, in graph order.
 
     Args:
         graph: the model's main graph. An input with an initializer may be left out.
         feeds: a mapping from name to value, a sequence in graph order (without the inputs that have an
             initializer, or with all of them), one array for a graph with one input, or None for no input.
+        device: where the model runs, if that is no processor: arrays that lie there stay there.
 
     Raises:
         InputError: an input is missing, extra, or not of the declared type, rank or fixed dimension.
     """
     given = _by_name(graph, feeds)
+    if device is not None:
+        adopted = ((name, value, device.adopt(value)) for name, value in given.items())
+        given = {name: value if tensor is None else tensor for name, value, tensor in adopted}
     bound: list[Any] = []
     for value in graph.inputs:
         if value.name in given:
@@ -88,11 +93,13 @@ def _convert(value: Any, expected: ValueType | None, where: str) -> Any:
         case SparseTensorType():
             return _sparse(value, expected, where)
         case None:
-            return value if value is None or isinstance(value, (list, dict)) else _as_array(value, 0, where)
+            if value is None or isinstance(value, (list, dict, DeviceTensor)):
+                return value
+            return _as_array(value, 0, where)
 
 
-def _tensor(value: Any, expected: TensorType, where: str) -> Array:
-    array = _as_array(value, expected.element, where)
+def _tensor(value: Any, expected: TensorType, where: str) -> Array | DeviceTensor:
+    array = value if isinstance(value, DeviceTensor) else _as_array(value, expected.element, where)
     if expected.element and dtypes.from_numpy(array.dtype) != expected.element:
         raise InputError(
             f"{where} must be tensor({element_name(expected.element)}) "
@@ -159,9 +166,12 @@ def _from_python(value: Any, element: int, where: str) -> Array:
 
 
 def _strings(array: Array, where: str) -> Array:
+    items = array.reshape(-1).tolist()
+    if array.dtype == np.object_ and set(map(type, items)) <= {str}:
+        return array
     found = np.empty(array.shape, dtype=np.object_)
     flat = found.reshape(-1)
-    for i, item in enumerate(array.reshape(-1).tolist()):
+    for i, item in enumerate(items):
         text = item.decode("utf-8", "surrogateescape") if isinstance(item, bytes) else item
         if not isinstance(text, str):
             raise InputError(f"{where} must hold strings only (got a {type(item).__name__})")

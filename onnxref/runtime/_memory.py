@@ -20,6 +20,8 @@ from ..plan import memory_owner
 
 # Strings to count before the limits are looked at again.
 _CHUNK = 65_536
+# Characters that may be joined to be counted at once: many strings may be one long string.
+_LONGEST_JOINED = 1 << 20
 
 
 class Ledger:
@@ -80,12 +82,21 @@ def text_bytes(array: Array, budget: Budget) -> int:
     total = 0
     flat = array.reshape(-1)
     for start in range(0, flat.size, _CHUNK):
-        total += sum(
-            # Lone surrogates stand for bytes that are not UTF-8.
-            len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-            for text in flat[start : start + _CHUNK].tolist()
-            if isinstance(text, str)
-        )
+        total += _utf8_bytes(flat[start : start + _CHUNK].tolist())
         budget.check_strings(total)
         budget.check_time()
     return total
+
+
+def _utf8_bytes(items: list[Any]) -> int:
+    try:
+        if sum(map(len, items)) <= _LONGEST_JOINED:
+            items = ["".join(items)]
+    except TypeError:
+        pass  # operators of users may make other objects
+    return sum(
+        # Lone surrogates stand for bytes that are not UTF-8.
+        len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        for text in items
+        if isinstance(text, str)
+    )

@@ -28,14 +28,14 @@ class Shortcut:
 
     Attributes:
         inputs: (name, shape, dtype) of every input that a caller must give.
-        chosen: positions of those that the program reads, in its order.
-        order: the program's outputs in the order of the model's.
+        chosen: positions of those that the program reads, in its order; None: all of them, in the same order.
+        order: the program's outputs in the order of the model's; None: they are in that order.
     """
 
     program: Program
     inputs: tuple[tuple[str, tuple[int, ...], DType], ...]
-    chosen: tuple[int, ...]
-    order: tuple[int, ...]
+    chosen: tuple[int, ...] | None
+    order: tuple[int, ...] | None
 
     def run(self, feeds: Any) -> list[Array] | None:
         """Return the model's outputs, or None where the long way has to look at what came."""
@@ -48,16 +48,16 @@ class Shortcut:
                 return None
             found.append(x)
         try:
-            outputs = self.program.call([found[i] for i in self.chosen])
+            outputs = self.program.call(found if self.chosen is None else [found[i] for i in self.chosen])
         except RefusedError:
             return None
-        return [outputs[i] for i in self.order]
+        return outputs if self.order is None else [outputs[i] for i in self.order]
 
 
 def find_shortcut(plan: Plan, inputs: Sequence[Any], limits: Limits) -> Shortcut | None:
     """Return the shortcut for inputs like these, None where the model needs the long way."""
     region = plan.regions.shortcut() if plan.regions is not None else None
-    if region is None or region.program is None or not _is_light(region.program, limits):
+    if region is None or not isinstance(region.program, Program) or not _is_light(region.program, limits):
         return None
     if len(inputs) != len(plan.input_names) or not all(isinstance(x, np.ndarray) for x in inputs):
         return None
@@ -76,7 +76,12 @@ def find_shortcut(plan: Plan, inputs: Sequence[Any], limits: Limits) -> Shortcut
         return None  # another thread's run came in between
     types = ((n, x.shape, x.dtype) for n, x in zip(plan.input_names, inputs, strict=True))
     order = tuple(region.outputs.index(slot) for slot in plan.output_slots)
-    return Shortcut(region.program, tuple(types), chosen, order)
+    return Shortcut(
+        region.program,
+        tuple(types),
+        None if chosen == tuple(range(len(inputs))) else chosen,
+        None if order == tuple(range(len(region.outputs))) else order,
+    )
 
 
 def _is_light(program: Program, limits: Limits) -> bool:

@@ -1,4 +1,4 @@
-"""TopK, NonZero, Unique and NonMaxSuppression: kernels/numpy/selection.py."""
+"""TopK, NonZero and Unique: kernels/numpy/selection.py."""
 
 from __future__ import annotations
 
@@ -150,79 +150,9 @@ def test_unique_of_nothing() -> None:
     assert run_op("Unique", np.array(5), opset=11).tolist() == [5]
 
 
-# --- NonMaxSuppression ---------------------------------------------------------------------------
-
-
-def slow_iou(a: Any, b: Any) -> float:
-    width = min(max(a[0], a[2]), max(b[0], b[2])) - max(min(a[0], a[2]), min(b[0], b[2]))
-    height = min(max(a[1], a[3]), max(b[1], b[3])) - max(min(a[1], a[3]), min(b[1], b[3]))
-    shared = max(width, 0) * max(height, 0)
-    union = abs((a[2] - a[0]) * (a[3] - a[1])) + abs((b[2] - b[0]) * (b[3] - b[1])) - shared
-    return shared / union if union else 0.0
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 2), st.integers(1, 2), st.integers(1, 7), st.booleans(), st.data())
-def test_nms_against_all_pairs(batches: int, classes: int, count: int, center: bool, data: Any) -> None:
-    """Coordinates are small integers, for which every IOU is exact in float64 and rounds to one float32."""
-    seed = data.draw(st.integers(0, 2**32 - 1))
-    rng = np.random.default_rng(seed)
-    corners = rng.integers(0, 5, (batches, count, 4)).astype(np.float32)
-    scores = (rng.integers(0, 5, (batches, classes, count)) / 4).astype(np.float32)
-    limit = data.draw(st.integers(0, 5))
-    iou = np.float32(data.draw(st.sampled_from([0, 0.25, 0.5, 1])))
-    least = data.draw(st.sampled_from([None, np.float32(0.5)]))
-    expected = []
-    for b, c in np.ndindex(batches, classes):
-        kept: list[int] = []
-        for i in sorted(range(count), key=lambda i: (-scores[b, c, i], i)):
-            if least is not None and scores[b, c, i] < least:
-                continue
-            if len(kept) < limit and all(
-                np.float32(slow_iou(corners[b, i], corners[b, j])) <= iou for j in kept
-            ):
-                kept.append(i)
-        expected += [[b, c, i] for i in kept]
-    boxes = corners
-    if center:
-        low, high = (
-            np.minimum(corners[..., :2], corners[..., 2:]),
-            np.maximum(corners[..., :2], corners[..., 2:]),
-        )
-        boxes = np.concatenate([(low + high) / 2, high - low], axis=-1)
-    out = run_op(
-        "NonMaxSuppression",
-        boxes,
-        scores,
-        i64(limit),
-        iou,
-        None if least is None else np.array([least]),
-        opset=11,
-        center_point_box=int(center),
-    )
-    assert out.dtype == np.int64
-    assert out.shape == (len(expected), 3)
-    assert out.tolist() == expected
-
-
-def test_nms_defaults_select_nothing_and_then_allow_no_overlap() -> None:
-    boxes = np.array([[[0, 0, 1, 1], [0, 0, 1, 1.1], [2, 2, 3, 3]]], np.float32)
-    scores = np.array([[[0.9, 0.8, 0.7]]], np.float32)
-    for version in (10, 11):
-        assert run_op("NonMaxSuppression", boxes, scores, opset=version).shape == (0, 3)
-        out = run_op("NonMaxSuppression", boxes, scores, i64(2**63 - 1), opset=version)
-        assert out.tolist() == [[0, 0, 0], [0, 0, 2]]
-
-
-def test_nms_of_nothing_does_not_loop_over_the_pairs() -> None:
-    boxes, scores = np.zeros((2**20, 0, 4), np.float32), np.zeros((2**20, 2**20, 0), np.float32)
-    assert run_op("NonMaxSuppression", boxes, scores, i64(1), opset=11).shape == (0, 3)
-
-
 # --- errors --------------------------------------------------------------------------------------
 
 X = np.zeros((2, 3), np.float32)
-BOXES, SCORES = np.zeros((1, 2, 4), np.float32), np.zeros((1, 1, 2), np.float32)
 
 
 @pytest.mark.parametrize(
@@ -234,23 +164,6 @@ BOXES, SCORES = np.zeros((1, 2, 4), np.float32), np.zeros((1, 1, 2), np.float32)
         ("TopK", 10, [X, i64(1)], {"axis": 2}, r"axis must be in \[-2, 1\]"),
         ("Unique", 11, [X], {"axis": 2}, r"axis must be in \[-2, 1\] for rank 2 \(got 2\)"),
         ("Unique", 11, [X], {"sorted": 2}, r"sorted must be one of 0, 1 \(got 2\)"),
-        ("NonMaxSuppression", 11, [BOXES, SCORES[0]], {}, r"\(B, N, 4\) and \(B, C, N\)"),
-        ("NonMaxSuppression", 11, [BOXES[:, :1], SCORES], {}, r"\(got \(1, 1, 4\), \(1, 1, 2\)\)"),
-        (
-            "NonMaxSuppression",
-            11,
-            [BOXES, SCORES, i64(1), np.float32(1.5)],
-            {},
-            r"iou_threshold must be in \[0, 1\]",
-        ),
-        ("NonMaxSuppression", 11, [BOXES, SCORES, i64(1), X], {}, r"iou_threshold must have one element"),
-        (
-            "NonMaxSuppression",
-            11,
-            [BOXES, SCORES],
-            {"center_point_box": 2},
-            r"center_point_box must be one of 0, 1 \(got 2\)",
-        ),
     ],
 )
 def test_errors(

@@ -240,6 +240,24 @@ def test_tfidf_of_a_vector(dtype: Any) -> None:
     assert y.tolist() == [2, 3, 2]
 
 
+@pytest.mark.parametrize("step", [1, 2**40])
+def test_tfidf_of_integers_close_together_or_far_apart(step: int) -> None:
+    low, high = -(2**63), 2**63 - 1
+    x = np.array([3 * step, low, 4 * step, 4, high, 5 * step, low + 3 * step, 3 * step, 4 * step])
+    y = run_op(
+        "TfIdfVectorizer", x, opset=9, **{**TFIDF, "pool_int64s": tuple(step * v for v in (3, 5, 3, 4))}
+    )
+    assert y.tolist() == [2, 1, 1]
+
+
+def test_tfidf_of_the_extreme_integers() -> None:
+    low, high = -(2**63), 2**63 - 1
+    for token, other in ((low, high), (high, low), (low, 0), (high, 0)):
+        change = {"ngram_counts": (0,), "ngram_indexes": (0,), "pool_int64s": (token,)}
+        y = run_op("TfIdfVectorizer", np.array([token, other, token]), opset=9, **{**TFIDF, **change})
+        assert y.tolist() == [2]
+
+
 def test_tfidf_does_not_skip_past_the_row() -> None:
     y = run_op("TfIdfVectorizer", np.array([5, 6]), opset=9, **{**TFIDF, "max_skip_count": 2**62})
     assert y.tolist() == [1, 1, 1]

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxref
 from onnxref import Limits, ModelLoadError, ResourceLimitError, dtypes
-from onnxref.model import load_model
+from onnxref.limits import Budget
+from onnxref.model import _serde, load_model
 
 TEXT = """<ir_version: 10, opset_import: ["": 21]>
 twice (float[N] x) => (float[N] y) { y = Add(x, x) }
@@ -231,3 +232,23 @@ def test_attributes_without_a_type_are_guessed() -> None:
     node = onnx.NodeProto(op_type="Concat", input=["x", "x"], output=["y"])
     node.attribute.add(name="axis", i=0)
     assert onnxref.run(node, {"x": X})["y"].shape == (6,)
+
+
+def test_long_lists_keep_every_value_and_share_objects() -> None:
+    """Equal numbers and strings of long attributes are one object; their values are as they were."""
+    node = onnx.NodeProto(op_type="Mine", domain="mine", output=["y"])
+    repeated = [300, -7, 2**40, 300] * 5000
+    different = list(range(20_000))
+    texts = ["a", "", "caf\u00e9", "\udcff"] * 5000
+    node.attribute.add(name="repeated", ints=repeated, type=onnx.AttributeProto.INTS)
+    node.attribute.add(name="different", ints=different, type=onnx.AttributeProto.INTS)
+    node.attribute.add(name="few", ints=[1000] * 3, type=onnx.AttributeProto.INTS)
+    raw = [text.encode("utf-8", "surrogateescape") for text in texts]
+    node.attribute.add(name="texts", strings=raw, type=onnx.AttributeProto.STRINGS)
+    attributes = _serde._read_node(node, _serde._Reader(None, Budget(), {}, None), 0, 0).attributes
+    assert attributes["repeated"] == tuple(repeated)
+    assert attributes["different"] == tuple(different)
+    assert attributes["few"] == (1000,) * 3
+    assert attributes["texts"] == tuple(texts)
+    assert len(set(map(id, attributes["repeated"]))) == 3
+    assert len(set(map(id, attributes["texts"]))) == 4

@@ -15,9 +15,12 @@ import pytest
 from onnxref.native import (
     ROW,
     CompileJob,
+    Launch,
     NativeFunction,
     NativeUnavailableError,
     Team,
+    _team,
+    array_handle,
     cache_folder,
     clear_cache,
     compile_together,
@@ -296,6 +299,61 @@ def test_a_forked_child_has_a_pool_of_its_own() -> None:
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), program.values[0])"
     )
     assert in_a_process(program) == "0 24"
+
+
+ARRAYS = {
+    "whole": np.arange(6, dtype=np.float32),
+    "inside of another": np.arange(24, dtype=np.int16).reshape(4, 6)[1:, 2:],
+    "transposed": np.ones((3, 5)).T,
+    "scalar": np.array(3, np.uint8),
+    "empty": np.empty((0, 3), np.float64),
+    "read-only": np.frombuffer(b"12345678", np.int8),
+    "subclass": np.ones(3).view(np.matrix),
+}
+
+
+@pytest.fixture(params=[True, False], ids=["layout known", "layout unknown"])
+def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Let native code read array objects, or let it get addresses as where their layout is unknown."""
+    if request.param:
+        assert _team._data_offset() == object.__basicsize__  # as far as every CPython and NumPy so far
+    else:
+        monkeypatch.setattr(_team, "_data_offset", lambda: -1)
+    return request.param
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_launch_puts_addresses_of_arrays_among_the_arguments(layout: bool, threads: int) -> None:
+    values, objects = np.full(2 * len(ARRAYS) + 1, -1), np.zeros(len(ARRAYS), np.int64)
+    places = [(i // 2, values.ctypes.data + 8 * i, i % 2 * 40) for i in range(2 * len(ARRAYS))]
+    patches = np.array(places)
+    launch = Launch(0, 0, np.zeros(64, np.int64).ctypes.data, threads, patches, objects)
+    for order in (list(ARRAYS.values()), list(ARRAYS.values())[::-1]):
+        objects[:] = [array_handle()(x) for x in order]
+        launch.run()
+        assert list(values[:-1]) == [x.ctypes.data + add for x in order for add in (0, 40)]
+        assert values[-1] == -1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_launch_runs_on_the_arrays_of_each_run(layout: bool, threads: int) -> None:
+    program, objects = Program(native(SAMPLES, "mark"), calls=3, units=50), np.zeros(1, np.int64)
+    program.rows[:, 4] = 3 * threads
+    launch = Launch(
+        program.rows.ctypes.data,
+        program.calls,
+        program.counters.ctypes.data,
+        threads,
+        np.array([(0, program.values.ctypes.data, 8 * 10)]),
+        objects,
+    )
+    for _ in range(20):
+        marks = np.zeros(70, np.int64)
+        objects[0] = array_handle()(marks)
+        launch.run()
+        assert (marks[10:60] > 0).all()
+        assert not marks[:10].any()
+        assert not marks[60:].any()
 
 
 def test_a_team_has_a_thread() -> None:

@@ -174,6 +174,17 @@ def test_limits_hold_for_native_programs() -> None:
     made.run(None, x_of(1000))
 
 
+def test_an_integer_to_a_float_power_saturates_and_does_not_wrap() -> None:
+    """Its product would wrap; neither a chain nor a kernel of its own may take it for one."""
+    for text in (
+        "g (int32[3] x) => (y) <float[1] e = {2.0}> { y = Pow(x, e) }",
+        "g (int32[3] x) => (y) <float[1] e = {2.0}> { a = Add(x, x) b = Pow(a, e) y = Sub(b, x) }",
+    ):
+        x = {"x": np.array([50_000, 3, -4], np.int32)}
+        expected = session(text, backend="numpy").run(None, x)
+        np.testing.assert_array_equal(session(text).run(None, x), expected)
+
+
 def test_nodes_that_run_natively_count_as_executed() -> None:
     """A loop must not get further under a limit on nodes because its body is native."""
     chain = " ".join(f"v{i + 1} = Exp(v{i})" for i in range(30))
@@ -243,7 +254,7 @@ def test_an_unknown_backend_is_named() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "fast"}, r"precision must be 'default' or 'strict' \(got 'fast'\)"),
+        ({"precision": "fast"}, r"precision must be one of default, strict, bf16 \(got 'fast'\)"),
         ({"intra_op_num_threads": 0}, r"a team has at least one thread \(got 0\)"),
         ({"without": ["speed"]}, r"there is no pass 'speed'; choose from .*fuse_chains.*layout"),
     ],

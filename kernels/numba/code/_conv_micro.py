@@ -40,7 +40,14 @@ ADD, SLOPE, MAXIMUM, MINIMUM = 1, 2, 4, 8
 
 @cache
 def conv_tile(
-    rows: int, columns: int, vectors: int, pixel: int, unroll: int, ahead: int, epilogue: bool = True
+    rows: int,
+    columns: int,
+    vectors: int,
+    pixel: int,
+    unroll: int,
+    ahead: int,
+    epilogue: bool = True,
+    bf16: str = "",
 ) -> Any:
     """Return `tile(p, x, w, y, r, b, f)`.
 
@@ -51,12 +58,14 @@ def conv_tile(
         pixel: bytes from one output pixel's input to the next one's.
         unroll: consecutive input elements in a pass of the innermost loop.
         epilogue: whether bias, residual and clamp are applied; else the sums are stored as they are.
+        bf16: input elements are pairs of bfloat16, of successive channels, and so are weights; they are
+            multiplied in this form of `Vectors.dot_pairs`. "": all are float32.
     """
 
     @intrinsic
     def emit(context, p, x, w, y, r, b, f):
         def generate(ctx, builder, signature, values):
-            _Tile(builder, values, rows, columns, vectors, pixel, unroll, ahead).emit(epilogue)
+            _Tile(builder, values, rows, columns, vectors, pixel, unroll, ahead, bf16).emit(epilogue)
             return ctx.get_dummy_value()
 
         return types.void(*[types.int64] * 7), generate
@@ -81,8 +90,10 @@ class _Tile:
         pixel: int,
         unroll: int,
         ahead: int,
+        bf16: str,
     ) -> None:
         self.b = builder
+        self.bf16 = bf16
         self.v = Vectors(builder)
         self.p, self.x, self.w, self.y, self.r, self.bias, self.soon = values
         self.rows, self.columns, self.vectors = rows, columns, vectors
@@ -135,11 +146,16 @@ class _Tile:
                 for column in range(self.columns):
                     value = v.broadcast(line, column * self.pixel + u * v.size)
                     for weight in weights:
-                        sums[at] = v.call("llvm.fmuladd", value, weight, sums[at])
+                        sums[at] = self.multiply_add(value, weight, sums[at])
                         at += 1
         lines = [b.add(line, I64(self.unroll * v.size)) for line in lines]
         w = b.add(w, I64(self.unroll * self.vectors * v.nbytes))
         return [*lines, w, b.add(soon, I64(self.ahead * LINE)), *sums]
+
+    def multiply_add(self, value: Any, weight: Any, total: Any) -> Any:
+        if self.bf16:
+            return self.v.dot_pairs(total, value, weight, self.bf16)
+        return self.v.call("llvm.fmuladd", value, weight, total)
 
     def fetch(self, address: Any, offset: int) -> None:
         """Emit a prefetch into the second cache."""

@@ -4,7 +4,7 @@ Every element of C has one accumulator, and adds its products one by one in the 
 one fused multiply-add (by a product and a sum where the processor has none). A tile that is interrupted
 (blocks of k) leaves its sums in C, unrounded beyond their own type, and goes on from them. So an element's
 bits depend on its row of A and its column of B alone: neither on the tile's size, nor on the number of
-rows, nor on the blocks of k.
+rows, nor on the blocks of k. Of a pair of bfloat16 the second product is added first.
 """
 
 from __future__ import annotations
@@ -48,15 +48,18 @@ class _Tile:
     """Emits one tile: `rows` by `panels` times `vectors`."""
 
     def __init__(
-        self, builder: Any, dtype: str, rows: int, vectors: int, panels: int, fetch_all: bool
+        self, builder: Any, dtype: str, rows: int, vectors: int, panels: int, fetch_all: bool, bf16: str
     ) -> None:
         self.b = builder
+        self.bf16 = bf16
         self.v = Vectors(builder, ELEMENTS[dtype])
         self.is_float = dtype.startswith("float")
         self.rows, self.vectors, self.panels, self.fetch_all = rows, vectors, panels, fetch_all
         self.columns = vectors * panels
 
     def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
+        if self.bf16:
+            return self.v.dot_pairs(z, x, y, self.bf16)
         if not self.is_float:
             return self.b.add(self.b.mul(x, y), z)
         return self.v.fma(x, y, z) if HAS_FMA else self.b.fadd(self.b.fmul(x, y), z)
@@ -164,7 +167,9 @@ class _Tile:
 
 
 @cache
-def tile(dtype: str, rows: int, vectors: int, panels: int = 1, fetch_all: bool = False) -> Any:
+def tile(
+    dtype: str, rows: int, vectors: int, panels: int = 1, fetch_all: bool = False, bf16: str = ""
+) -> Any:
     """Return the intrinsic that computes one tile of C.
 
     Its arguments: a, bytes between rows of A, between steps of k in A; b, bytes between steps of k in B,
@@ -175,6 +180,8 @@ def tile(dtype: str, rows: int, vectors: int, panels: int = 1, fetch_all: bool =
 
     Args:
         fetch_all: ask for all lines that lie there, not just for one per step of k.
+        bf16: elements of A and B are pairs of bfloat16 at successive k, multiplied in this form of
+            `Vectors.dot_pairs`, and `dtype` (float32) is that of C; "": all are of `dtype`.
     """
 
     @intrinsic
@@ -199,7 +206,7 @@ def tile(dtype: str, rows: int, vectors: int, panels: int = 1, fetch_all: bool =
         numbers,
     ):
         def generate(ctx, builder, signature, values):
-            _emit(_Tile(builder, dtype, rows, vectors, panels, fetch_all), *values)
+            _emit(_Tile(builder, dtype, rows, vectors, panels, fetch_all, bf16), *values)
             return ctx.get_dummy_value()
 
         return types.void(*[types.int64] * 17), generate
@@ -219,7 +226,7 @@ def copy_panel(dtype: str, vectors: int) -> Any:
     def copy(context, source, source_row, goal, goal_row, n, k):
         def generate(ctx, builder, signature, values):
             source, source_row, goal, goal_row, n, k = values
-            t = _Tile(builder, dtype, 1, vectors, 1, True)
+            t = _Tile(builder, dtype, 1, vectors, 1, True, "")
             v = t.v
             last = (vectors - 1) * v.nbytes
             mask = v.mask(builder.sub(n, I64((vectors - 1) * v.lanes)))

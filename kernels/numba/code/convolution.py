@@ -22,6 +22,7 @@ def direct(
     ahead: int,
     plain: bool,
     activation: str,
+    bf16: str = "",
 ) -> Any:
     """Return the convolution in tiles of `rows` x `columns` pixels by `vectors` vectors of channels.
 
@@ -36,12 +37,17 @@ def direct(
         plain: the input is a plain image without border; its tiles at the edge are computed from
             copies. Else it is blocked, and has a border.
         activation: one that is not applied in registers, else "".
+        bf16: as of `conv_tile`; the input is blocked then.
     """
     unroll = 1 if plain else 4
-    full = conv_tile(rows, columns, vectors, pixel, unroll, ahead)
-    low = conv_tile(rest, columns, vectors, pixel, unroll, ahead) if rest else full
-    full_last = conv_tile(rows, columns, last, pixel, unroll, ahead) if last != vectors else full
-    low_last = conv_tile(rest, columns, last, pixel, unroll, ahead) if rest and last != vectors else full_last
+
+    def tile(tall: int, channels: int) -> Any:
+        return conv_tile(tall, columns, channels, pixel, unroll, ahead, bf16=bf16)
+
+    full = tile(rows, vectors)
+    low = tile(rest, vectors) if rest else full
+    full_last = tile(rows, last) if last != vectors else full
+    low_last = tile(rest, last) if rest and last != vectors else full_last
     vector_bytes = 4 * lanes
     activate = activation_loop(activation, columns * lanes)
     window = _window(columns, pixel) if plain else _no_window

@@ -52,25 +52,64 @@ def _activator(dtype: str, activation: str):
     return finish
 
 
-def product(dtype: str, activation: str = "", packs: bool = False):
+def _panel_turner(dtype: str, goal: str):
+    """Return what packs a panel of B whose columns lie as rows.
+
+    Its arguments: source, bytes between those rows, goal, bytes between the goal's rows, n columns, k.
+    """
+    load, _ = access(dtype)
+    _, store = access(goal)
+    size, wide = SIZES[dtype], SIZES[goal]
+    lanes = target().vector_bytes // wide
+    direct = transpose_block(goal) if dtype == goal else None
+
+    @device
+    def slowly(source, b_row, goal_at, step, n, k):
+        for column in range(n):
+            for i in range(k):
+                store(goal_at + i * step, column, load(source + column * b_row, i))
+
+    @device
+    def turn(source, b_row, goal_at, step, n, k):
+        if direct is not None and n == lanes and k == lanes:
+            direct(source, b_row, goal_at, step)
+        else:
+            slowly(source, b_row, goal_at, step, n, k)
+
+    @device
+    def turn_panel(source, b_row, goal_at, step, n, k):
+        for column in range(0, n, lanes):
+            for i in range(0, k, lanes):
+                part = source + column * b_row + i * size
+                to = goal_at + i * step + column * wide
+                turn(part, b_row, to, step, min(lanes, n - column), min(lanes, k - i))
+
+    return turn_panel
+
+
+def product(dtype: str, activation: str = "", packs: str = "", bf16: str = ""):
     """Kernel of a product; a unit is one panel of columns of one block of rows of one matrix.
 
     Arguments: a, b, c, bias (0: none; n values), residual (0: none; of C's layout), table (per matrix the
     byte offsets of a and b); M, N, K; bytes between rows of A, steps of k in A, steps of k in B,
     panels of B, rows of C; columns of a panel, rows of a block, steps of k in a block; flags; scale, low,
-    high; alpha, beta of the activation; where it `packs` the rows of B itself, panel by panel, scratch and
-    its bytes per thread.
+    high; alpha, beta of the activation; where it `packs` B itself, panel by panel, as "rows" or from
+    "columns" (B lies as (N, K)), scratch and its bytes per thread.
+
+    `bf16` as of `tile`: then K counts pairs.
     """
     size = SIZES[dtype]
     lanes = target().vector_bytes // size
     # Each tile is called at one place only, from here and not from a function of its own: Numba would
     # optimise its code again for every level of calls. One row of one vector waits for its additions
     # so long that more rows cost the same; hence no tiles for that.
-    full1, full2, full3 = (tile(dtype, FULL_ROWS, vectors) for vectors in (1, 2, 3))
-    half2, half3 = (tile(dtype, HALF_ROWS, vectors, fetch_all=True) for vectors in (2, 3))
-    pair2, pair3 = (tile(dtype, 1, vectors, panels=2, fetch_all=True) for vectors in (2, 3))
+    full1, full2, full3 = (tile(dtype, FULL_ROWS, vectors, bf16=bf16) for vectors in (1, 2, 3))
+    half2, half3 = (tile(dtype, HALF_ROWS, vectors, 1, True, bf16) for vectors in (2, 3))
+    pair2, pair3 = (tile(dtype, 1, vectors, 2, True, bf16) for vectors in (2, 3))
     finish = _activator(dtype, activation)
     copy1, copy2, copy3 = (copy_panel(dtype, vectors) for vectors in (1, 2, 3))
+    packs_rows, packs_columns = packs == "rows", packs == "columns"
+    turn_panel = _panel_turner(dtype, dtype) if packs_columns else None
 
     def kernel(p, begin, end, thread):
         a, b, c, bias, residual, table = arg(p, 0), arg(p, 1), arg(p, 2), arg(p, 3), arg(p, 4), arg(p, 5)
@@ -91,7 +130,7 @@ def product(dtype: str, activation: str = "", packs: bool = False):
             to = (matrix * M + i) * cr
             block_a = a + arg(table, 2 * matrix) + i * ar
             block_b = b + arg(table, 2 * matrix + 1)
-            pairs = m == 1 and width > lanes and not packs
+            pairs = m == 1 and width > lanes and not packs_rows and not packs_columns
             # All tiles together fetch the panel that follows, each an equal part, line by line.
             share = 0
             if bk == size * width and m > HALF_ROWS:
@@ -112,7 +151,11 @@ def product(dtype: str, activation: str = "", packs: bool = False):
                     if pairs and g + 1 < last and N - j > 2 * width - lanes:
                         n = min(2 * width, N - j)
                     g += 2 if n > width else 1
-                    if packs:
+                    if packs_columns:
+                        held = arg(p, 23) + thread * arg(p, 24)
+                        turn_panel(w, bp // width, held, width * size, n, k)
+                        w, soon, wk = held, held, width * size
+                    elif packs_rows:
                         held = arg(p, 23) + thread * arg(p, 24)
                         if n > 2 * lanes:
                             copy3(w, bk, held, width * size, n, k)
@@ -191,24 +234,8 @@ def pack(dtype: str, goal: str):
 
 def pack_transposed(dtype: str, goal: str):
     """Kernel like `pack` where the rows of B are the columns of the product."""
-    load, _ = access(dtype)
-    _, store = access(goal)
-    size, wide = SIZES[dtype], SIZES[goal]
-    lanes = target().vector_bytes // wide
-    direct = transpose_block(goal) if dtype == goal else None
-
-    @device
-    def slowly(source, b_row, goal_at, step, n, k):
-        for column in range(n):
-            for i in range(k):
-                store(goal_at + i * step, column, load(source + column * b_row, i))
-
-    @device
-    def turn(source, b_row, goal_at, step, n, k):
-        if direct is not None and n == lanes and k == lanes:
-            direct(source, b_row, goal_at, step)
-        else:
-            slowly(source, b_row, goal_at, step, n, k)
+    turn_panel = _panel_turner(dtype, goal)
+    wide = SIZES[goal]
 
     def kernel(p, begin, end, thread):
         b, packed, table = arg(p, 0), arg(p, 1), arg(p, 2)
@@ -223,16 +250,7 @@ def pack_transposed(dtype: str, goal: str):
             goal_at = packed + u * K * step
             if n < width:
                 fill_bytes(goal_at, 0, K * step)
-            for column in range(0, n, lanes):
-                for k in range(0, K, lanes):
-                    turn(
-                        source + column * b_row + k * size,
-                        b_row,
-                        goal_at + k * step + column * wide,
-                        step,
-                        min(lanes, n - column),
-                        min(lanes, K - k),
-                    )
+            turn_panel(source, b_row, goal_at, step, n, K)
 
     return kernel
 

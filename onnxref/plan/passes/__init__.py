@@ -1,7 +1,8 @@
 """The passes over a block of known shapes, in the order in which they run.
 
 Order
-    1. Quantised patterns first: what they leave is a float model that the others know.
+    1. Quantised patterns first: what they leave is a float model that the others know, once the weights
+       that they have not taken are dequantized.
     2. Patterns before fusions: a recognised LayerNormalization is one op, its parts would end in chains.
     3. Epilogues before skip-normalisations: a product takes the residual at no cost.
     4. Chains last: they take what nobody else wanted.
@@ -16,6 +17,7 @@ from .chains import fuse_chains
 from .cleanup import fold_batchnorm, fuse_epilogues, merge_transposes, remove_identities
 from .patterns import fuse_skip_normalizations, recognize_patterns
 from .quantized import fuse_quantized
+from .weights import fold_weights
 
 Pass = Callable[[Block], int]
 
@@ -23,6 +25,7 @@ _PASSES: tuple[Pass, ...] = (
     remove_identities,
     merge_transposes,
     fuse_quantized,
+    fold_weights,
     recognize_patterns,
     recognize_attention,
     fold_batchnorm,
@@ -43,4 +46,4 @@ def run_passes(block: Block, without: Collection[str] = ()) -> dict[str, int]:
     return {name: run(block) for name, run in all_passes().items() if name not in without}
 
 
-__all__ = ["Block", "Pass", "all_passes", "run_passes"]
+__all__ = ["Block", "Pass", "all_passes", "fold_weights", "run_passes"]

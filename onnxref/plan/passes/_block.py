@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ...dtypes import DType
 from ...lowering import Op, Operand, PackCache
 
 
@@ -15,6 +16,9 @@ class Block:
     Attributes:
         packs: where arrays made from constants are kept; passes that compute new constants ask it.
         precision: see `Site`.
+        narrow: types beside float32 whose roundings between fused operators may be left out, because the
+            kernels compute them in float32.
+        deferred: ops of constants which the plan has left to `fold_weights`.
     """
 
     ops: list[Op]
@@ -22,6 +26,8 @@ class Block:
     outputs: list[Operand]
     packs: PackCache = field(default_factory=PackCache)
     precision: str = "default"
+    narrow: tuple[DType, ...] = ()
+    deferred: set[Op] = field(default_factory=set)
 
     def producers(self) -> dict[Operand, Op]:
         """Return the op that makes each operand."""

@@ -10,7 +10,7 @@ becomes one `FusedAttention` (see `kernels/numba/attention.py`). Rules:
        by a scalar on the way to them vanish, as long as elements of a head stay neighbours.
     2. A Transpose behind it vanishes: heads are written to their places at once.
     3. A constant lower triangle, added or chosen by Where, becomes `is_causal`.
-    4. Only float32, with no size 0, and with equal batch dimensions.
+    4. Only float32 (and what is `narrow`), with no size 0, and with equal batch dimensions.
 
 Runs before whatever fuses single products: it looks for plain MatMul. Sources of the forms: PyTorch's
 `scaled_dot_product_attention` and `MultiheadAttention` through both of its exporters; BERT, GPT-2, ViT.
@@ -308,7 +308,7 @@ def _unbiased(op: Op, y: Operand, found: _Scores) -> Operand | None:
         return None
     if x.constant is not None or x.shape != y.shape:
         x, mask = mask, x
-    if x.shape != y.shape or mask.dtype != np.float32 or mask.layout is not None:
+    if x.shape != y.shape or mask.dtype != x.dtype or mask.layout is not None:
         return None
     found.masked = True
     if mask.constant is not None and _is_causal(mask.constant >= 0, y.shape):
@@ -367,7 +367,7 @@ def _fuse(graph: Graph, last: Op, found: _Scores) -> None:
     v, y = last.inputs[1], last.outputs[0]
     if q is None or k is None or v is None or y is None:
         return
-    sizes = _sizes(q, k, v)
+    sizes = _sizes(q, k, v, graph.block)
     if sizes is None:
         return
     scores = (*q.shape[:-1], k.shape[-1])
@@ -410,11 +410,13 @@ def _fuse(graph: Graph, last: Op, found: _Scores) -> None:
     graph.replace(old, Op("FusedAttention", inputs, [goal], attributes, INTERNAL, 1, last.nodes))
 
 
-def _sizes(q: Operand, k: Operand, v: Operand) -> tuple[int, ...] | None:
+def _sizes(q: Operand, k: Operand, v: Operand, block: Block) -> tuple[int, ...] | None:
     """Return (B, H, H, queries, keys, D, Dv) of the operands of the two products; see rule 4."""
     if not q.ndim == k.ndim == v.ndim or not 2 <= q.ndim <= 4 or 0 in (*q.shape, *k.shape, *v.shape):
         return None
-    if any(x.dtype != np.float32 or x.layout is not None for x in (q, k, v)):
+    if q.dtype not in (np.float32, *block.narrow):
+        return None
+    if any(x.dtype != q.dtype or x.layout is not None for x in (q, k, v)):
         return None
     fits = q.shape[:-2] == k.shape[:-2] == v.shape[:-2] and q.shape[-1] == k.shape[-2]
     if not fits or k.shape[-1] != v.shape[-2]:

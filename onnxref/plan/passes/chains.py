@@ -64,8 +64,13 @@ def _is_quotient_of_floats(op: Op) -> bool:
 
 def _has_known_power(op: Op) -> bool:
     exponent = _power(op)
-    x = op.inputs[0]
-    return exponent in _POWERS and x is not None and (x.dtype.name in _FLOATS or exponent in (1.0, 2.0, 3.0))
+    x, y = op.inputs
+    if exponent not in _POWERS or x is None or y is None:
+        return False
+    if x.dtype.name in _FLOATS or exponent == 1.0:
+        return True
+    # An integer to the power of a float saturates, a product of integers wraps.
+    return exponent in (2.0, 3.0) and y.dtype.kind in "iu"
 
 
 def _has_known_bounds(op: Op) -> bool:

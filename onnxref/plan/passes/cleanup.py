@@ -218,9 +218,9 @@ def _clip_bounds(op: Op) -> tuple[float, float] | None:
 
 
 def fuse_epilogues(block: Block) -> int:
-    """Let Conv, MatMul and Gemm of float32 do what follows them: bias, residual, activation.
+    """Let Conv, MatMul and Gemm do what follows them: bias, residual, activation.
 
-    They become FusedConv and FusedMatMul of the internal domain. Rules:
+    They become FusedConv and FusedMatMul of the internal domain. Only float32 and what is `narrow`. Rules:
         1. Only a value that nobody else reads is fused away.
         2. Conv: [Add of a tensor of the output's shape], [activation].
         3. MatMul, Gemm: [Mul or Div by a scalar], [Add of a vector of the last axis],
@@ -230,7 +230,7 @@ def fuse_epilogues(block: Block) -> int:
     """
     graph = Graph(block)
     for op in graph:
-        if op.domain != ONNX or op.outputs[0] is None or op.outputs[0].dtype != _F32:
+        if op.domain != ONNX or op.outputs[0] is None or op.outputs[0].dtype not in (_F32, *block.narrow):
             continue
         epilogue = None
         if op.op_type == "Conv":

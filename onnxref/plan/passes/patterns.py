@@ -37,7 +37,9 @@ def _rewrite(block: Block, rules: dict[str, list[tuple[Pattern, _Build]]]) -> in
     graph = Graph(block)
     for op in graph:
         y = op.outputs[0]
-        if op.domain != ONNX or op.op_type not in rules or y is None or y.dtype not in FLOATS:
+        if op.domain != ONNX or op.op_type not in rules or y is None:
+            continue
+        if y.dtype not in (*FLOATS, *block.narrow):
             continue
         for pattern, build in rules[op.op_type]:
             found = graph.match(pattern, op)
@@ -220,7 +222,9 @@ def recognize_normalizations(block: Block) -> int:
     graph = Graph(block)
     for op in graph:
         y = op.outputs[0]
-        if op.domain != ONNX or op.op_type not in ("Div", "Mul") or y is None or y.dtype not in FLOATS:
+        if op.domain != ONNX or op.op_type not in ("Div", "Mul") or y is None:
+            continue
+        if y.dtype not in (*FLOATS, *block.narrow):
             continue
         for op_type, pattern in _NORMALIZATIONS:
             found = graph.match(pattern, op) if op.op_type == pattern.op_type else None
@@ -247,7 +251,7 @@ def _normalize(graph: Graph, op_type: str, found: Match, root: Op) -> bool:
         ones = graph.block.packs.get((), ("ones", row, x.dtype.name), lambda: np.ones(row, x.dtype))
         scale = Operand(row, x.dtype, f"ones for {x.name}", ones)
     epsilon = scalar_of(found["epsilon"])
-    attributes = {"axis": axes[0], "epsilon": epsilon, "stash_type": 1 if x.dtype == np.float32 else 11}
+    attributes = {"axis": axes[0], "epsilon": epsilon, "stash_type": 11 if x.dtype == np.float64 else 1}
     inputs: list[Operand | None] = [x, scale] if bias is None else [x, scale, bias]
     opset = 17 if op_type == "LayerNormalization" else 23
     graph.replace(ops, Op(op_type, inputs, [ops[-1].outputs[0]], attributes, ONNX, opset))
@@ -277,8 +281,9 @@ def _parameter(graph: Graph, ops: list[Op], op: Op, op_type: str, row: tuple[int
 
 
 def fuse_skip_normalizations(block: Block) -> int:
-    """Let LayerNormalization and RMSNormalization of float32 add the two tensors that they normalise.
+    """Let LayerNormalization and RMSNormalization add the two tensors that they normalise.
 
+    Only float32 and what is `narrow`.
     The internal SkipLayerNormalization and SkipRMSNormalization have the sum as second output. Runs after
     the pass that lets products add their residual, which is better still.
     """
@@ -288,7 +293,7 @@ def fuse_skip_normalizations(block: Block) -> int:
             continue
         total, y = op.inputs[0], op.outputs[0]
         add = graph.producer(total)
-        if total is None or y is None or add is None or total.dtype != np.float32:
+        if total is None or y is None or add is None or total.dtype not in (np.float32, *block.narrow):
             continue
         if add.domain != ONNX or add.op_type != "Add" or any(z is not None for z in op.outputs[1:]):
             continue

@@ -3,6 +3,7 @@
 steps of a plan --(a first run)--> Record --> Block of ops --(passes, layouts)--> lowered calls --> Program
 """
 
+from ._device_program import DeviceConstants, DeviceProgram
 from ._explain import NodeExplanation, explain_plan
 from ._lower import Lowered
 from ._program import Program, RefusedError
@@ -11,6 +12,8 @@ from ._regions import Acceleration, Region, Regions, all_regions, specialize
 
 __all__ = [
     "Acceleration",
+    "DeviceConstants",
+    "DeviceProgram",
     "Frame",
     "Lowered",
     "NodeExplanation",

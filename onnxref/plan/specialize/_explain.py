@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...graph import Node
 from .._steps import Plan, Step
+from ._device_program import DeviceProgram
 from ._lower import Lowered
 from ._regions import Region
 
@@ -18,11 +19,14 @@ class NodeExplanation:
     Attributes:
         nodes: names of the model's nodes, `op_type#position` for those without one.
         operator: the operator that runs in their place.
-        kind: "native", "reference", "view" (no work at all), "known" (computed while planning), "inlined"
-            (its body is part of the region), or "control".
-        kernel: the native functions, in order.
+        kind: "native", "device" (a GPU), "reference", "view" (no work at all), "known" (computed while
+            planning), "inlined" (its body is part of the region), or "control".
+        kernel: the native functions, or the CUDA kernels and operations of libraries, in order.
         result: type, shape and layout of the first output.
-        reason: why it is not native.
+        reason: why it is not native, or not of the precision that was asked for.
+        libraries: what runs it on a device: "raw" for kernels of our own, "cublaslt", "cudnn".
+        copies: tensors that go to the host and back because the reference runs between pieces of a device.
+        captured: whether it runs as part of a captured graph.
     """
 
     nodes: tuple[str, ...]
@@ -31,10 +35,14 @@ class NodeExplanation:
     kernel: str = ""
     result: str = ""
     reason: str = ""
+    libraries: tuple[str, ...] = ()
+    copies: int = 0
+    captured: bool = False
 
     def __str__(self) -> str:
         shown = "+".join(self.nodes)
-        return f"{shown}: {self.operator} {self.kind} {self.kernel or self.reason} {self.result}".rstrip()
+        parts = (self.operator, self.kind, self.kernel, self.reason, self.result)
+        return f"{shown}: {' '.join(filter(None, parts))}"
 
 
 def explain_plan(plan: Plan) -> list[NodeExplanation]:
@@ -70,7 +78,9 @@ def _of_region(plan: Plan, region: Region) -> Iterator[NodeExplanation]:
             yield NodeExplanation(
                 (_name(step.node),), step.node.op_type, "inlined" if step.bodies else "known"
             )
-    yield from map(_of_op, region.program.lowered)
+    on_device = isinstance(region.program, DeviceProgram)
+    for found in region.program.lowered:
+        yield _on_device(found) if on_device else _of_op(found)
 
 
 def _of_op(found: Lowered) -> NodeExplanation:
@@ -82,7 +92,21 @@ def _of_op(found: Lowered) -> NodeExplanation:
         kind, kernel = "native", ", ".join(repr(call.function) for call in found.calls)
     else:
         kind, kernel = "view", ""
-    return NodeExplanation(names, str(found.op), kind, kernel, str(first or ""), found.reason)
+    reason = found.reason if found.site is None else "; ".join(found.site.notes)
+    return NodeExplanation(names, str(found.op), kind, kernel, str(first or ""), reason)
+
+
+def _on_device(found: Lowered) -> NodeExplanation:
+    """Return what became of an op of a device's program."""
+    row = _of_op(found)
+    if found.step is not None:
+        moved = [x for x in found.op.inputs if x is not None and x.constant is None]
+        return replace(row, copies=len(moved) + sum(y is not None for y in found.op.outputs))
+    if not found.launches:
+        return row
+    libraries = dict.fromkeys(call.library for call in found.launches)
+    kernels = ", ".join(map(str, found.launches))
+    return replace(row, kind="device", kernel=kernels, libraries=tuple(libraries), captured=True)
 
 
 def _alone(step: Step, *, ran: bool) -> NodeExplanation:

@@ -17,12 +17,14 @@ from ...registry import INTERNAL
 from ..passes import Block
 
 Rule = Callable[[Op], "BlockedUse | None"]
+MakeLayout = Callable[[Pad], Blocked]
 
 
-def assign_layouts(block: Block, lanes: int, rule: Rule, banned: Collection[Op]) -> bool:
+def assign_layouts(block: Block, layout: MakeLayout, rule: Rule, banned: Collection[Op]) -> bool:
     """Set the layouts of a block's operands and insert the conversions; return whether there are any.
 
     Args:
+        layout: makes the layout with a border.
         rule: how an op can use blocks.
         banned: ops that must stay plain, because their lowering refused blocks.
     """
@@ -32,8 +34,8 @@ def assign_layouts(block: Block, lanes: int, rule: Rule, banned: Collection[Op])
         return False
     pads = _borders(block, uses, blocked)
     for operand in blocked:
-        operand.layout = Blocked(lanes, pads.get(operand, NO_PAD))
-    _convert(block, uses, lanes)
+        operand.layout = layout(pads.get(operand, NO_PAD))
+    _convert(block, uses, layout)
     return True
 
 
@@ -69,7 +71,7 @@ def _borders(block: Block, uses: dict[Op, BlockedUse], blocked: set[Operand]) ->
     return pads
 
 
-def _convert(block: Block, uses: dict[Op, BlockedUse], lanes: int) -> None:
+def _convert(block: Block, uses: dict[Op, BlockedUse], layout: MakeLayout) -> None:
     """Insert conversions wherever an op meets an operand in the other layout."""
     plain: dict[Operand, Operand] = {}
     packed: dict[Operand, Operand] = {}
@@ -82,8 +84,7 @@ def _convert(block: Block, uses: dict[Op, BlockedUse], lanes: int) -> None:
                 continue
             if index in wanted and x.layout is None:
                 if x not in packed:
-                    layout = Blocked(lanes, pads[x])
-                    packed[x] = Operand(x.shape, x.dtype, x.name, layout=layout)
+                    packed[x] = Operand(x.shape, x.dtype, x.name, layout=layout(pads[x]))
                     ops.append(_conversion("ToBlocked", x, packed[x], op))
                 op.inputs[index] = packed[x]
             elif index not in wanted and x.layout is not None:

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from ... import registry, schema
 from ...errors import KernelError, UnsupportedOperatorError
+from ...gpu import DeviceCall
 from ...graph import Node
-from ...lowering import Blocked, BlockedUse, Call, Lowering, Op, Operand, Site, Unsupported, find_lowering
+from ...lowering import (
+    Blocked,
+    BlockedUse,
+    Call,
+    ChannelsLast,
+    Lowering,
+    Op,
+    Operand,
+    Site,
+    Unsupported,
+    find_lowering,
+)
 from ...native import target
 from ...registry import INTERNAL
 from .._steps import Step
@@ -39,6 +52,10 @@ class Lowered:
     def calls(self) -> list[Call]:
         return self.site.calls if self.site else []
 
+    @property
+    def launches(self) -> list[DeviceCall]:
+        return self.site.launches if self.site else []
+
 
 @dataclass(slots=True)
 class _Saved:
@@ -63,17 +80,24 @@ class _Saved:
 
 
 def lower_block(
-    block: Block, steps: Mapping[Op, Step], backend: str, *, layouts: bool = True
+    block: Block,
+    steps: Mapping[Op, Step],
+    backend: str,
+    *,
+    layouts: bool = True,
+    libraries: frozenset[str] = frozenset(),
 ) -> list[Lowered]:
     """Return what computes each op of a block, in order.
 
     Args:
         steps: the reference's step of each op that no pass has changed.
         layouts: assign blocked layouts.
+        libraries: what lowerings may call, see `Site`.
     """
     saved = _Saved.of(block)
     banned: set[Op] = set()
-    lanes = target().lanes
+    lanes = target().lanes if backend == "numba" else 1
+    layout = partial(Blocked, lanes) if backend == "numba" else lambda _: ChannelsLast()
 
     def rule(op: Op) -> BlockedUse | None:
         lowering = _lowering(op, backend)
@@ -81,8 +105,8 @@ def lower_block(
 
     while True:
         if layouts:
-            assign_layouts(block, lanes, rule, banned)
-        results = [_lower(op, block, steps, backend) for op in block.ops]
+            assign_layouts(block, layout, rule, banned)
+        results = [_lower(op, block, steps, backend, libraries) for op in block.ops]
         refused = {
             found.op
             for found in results
@@ -95,11 +119,13 @@ def lower_block(
         saved.restore(block)
 
 
-def _lower(op: Op, block: Block, steps: Mapping[Op, Step], backend: str) -> Lowered:
+def _lower(
+    op: Op, block: Block, steps: Mapping[Op, Step], backend: str, libraries: frozenset[str]
+) -> Lowered:
     lowering = _lowering(op, backend)
     if lowering is None:
         return Lowered(op, step=_reference(op, steps), reason="no native kernel")
-    site = Site(op, block.packs, block.precision)
+    site = Site(op, block.packs, block.precision, libraries=libraries)
     try:
         _zero_borders(site, backend)
         lowering.emit(site, *op.inputs, **op.attributes)

@@ -8,10 +8,10 @@ puts the addresses of its inputs and outputs. So runs at the same time use one i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -19,10 +19,11 @@ from ...dtypes import Array
 from ...errors import KernelError
 from ...limits import Budget
 from ...lowering import Address, Call, Fault, Operand, Packed, Scratch, aligned_empty, float_bits
-from ...native import ROW, NativeFunction, Team, run_serially
+from ...native import PATCH, ROW, Launch, NativeFunction, Team, array_handle
 from .._steps import Step
 from ._lower import Lowered
 from ._memory import Lifetime, arrange
+from ._roots import Roots
 
 # Below this much work (nanoseconds on one core) a second thread costs more than it brings.
 _PARALLEL_SPAN = 30_000.0
@@ -102,7 +103,7 @@ class Program:
         self.lowered = list(lowered)
         self._team = team
         self._kept: list[Any] = []  # arrays that the table holds addresses of
-        self._roots = _Roots(lowered, (*inputs, *outputs))
+        self._roots = Roots(lowered, (*inputs, *outputs))
         self._places: dict[Operand | Scratch, _Place] = {}
         self.arena_bytes = self._place_all()
         self._table = _Table()
@@ -121,10 +122,15 @@ class Program:
             and all(self.place_of(y) == _Place("output", number) for number, y in enumerate(self.outputs))
         )
 
+    def functions(self) -> list[NativeFunction]:
+        """Return all native functions that a run needs, those of the team too."""
+        together = any(isinstance(span, _Native) and span.parallel for span in self._spans)
+        wanted = dict.fromkeys(call.function for call in self._calls)
+        return [*wanted, *self._team.functions(together=together)]
+
     def missing(self) -> list[NativeFunction]:
         """Return the native functions that are neither compiled nor in the cache."""
-        wanted = dict.fromkeys(call.function for call in self._calls)
-        return [function for function in wanted if not function.is_ready]
+        return [function for function in self.functions() if not function.is_ready]
 
     def compile(self) -> None:
         """Compile (or load) all native code."""
@@ -296,32 +302,6 @@ class Program:
         return self._team
 
 
-class _Roots:
-    """Which operands share memory: aliases, and outputs that take the place of an input."""
-
-    def __init__(self, lowered: Sequence[Lowered], external: Sequence[Operand]) -> None:
-        self._parent: dict[Operand, Operand] = {}
-        for found in lowered:
-            for output, source in found.site.aliases if found.site else ():
-                self._parent[output] = source
-        last = {self.of(x): index for index, found in enumerate(lowered) for x in found.op.inputs if x}
-        fixed = {self.of(operand) for operand in external}
-        for index, found in enumerate(lowered):
-            for output, source in found.site.overwrites if found.site else ():
-                root = self.of(source)
-                free = root not in fixed and root.constant is None and last.get(root) == index
-                fits = output.buffer_bytes == root.buffer_bytes and output.layout == root.layout
-                if free and fits and output not in self._parent and output not in fixed:
-                    self._parent[output] = root
-                    last[root] = last.get(output, index)
-
-    def of(self, operand: Operand) -> Operand:
-        """Return the operand whose memory another one lies in, itself where it has its own."""
-        while operand in self._parent:
-            operand = self._parent[operand]
-        return operand
-
-
 class _Instance:
     """An arena and a table of arguments: what one run at a time needs."""
 
@@ -339,16 +319,39 @@ class _Instance:
             (program.team.counter_bytes(len(self._rows)) + 64,), np.dtype(np.uint8)
         )
         self._counter_address = _address(self._counters)
-        self._inputs = _relative(table.inputs, table.values)
-        self._outputs = _relative(table.outputs, table.values)
-        self._output_types = [(y.shape, y.dtype) for y in program.outputs]
-        self._only_span: Any = program.spans[0] if program.is_simple else None
+        self._output_shapes = [y.shape for y in program.outputs]
+        self._output_dtypes = [y.dtype for y in program.outputs]
+        self._handle = array_handle()
+        patches = _patches(table, len(program.inputs), _address(self._values))
+        objects = np.zeros(len(program.inputs) + len(program.outputs), np.int64)
+        self._objects = objects.data
+        self._binding = Launch(self._row_address, 0, patches=patches, objects=objects)
+        spans = [span for span in program.spans if isinstance(span, _Native)]
+        self._launches = {span.begin: self._launch(span) for span in spans}
+        self._whole = self._launch(spans[0], patches, objects) if program.is_simple else None
+        self._faults = self._values[-1:].data
         self._views: dict[int, Array] = {}
+
+    def _launch(self, span: _Native, patches: Array | None = None, objects: Array | None = None) -> Launch:
+        team = self._program.team
+        return Launch(
+            self._row_address + span.begin * ROW * 8,
+            span.end - span.begin,
+            self._counter_address,
+            team.threads if span.parallel else 1,
+            patches,
+            objects,
+        )
 
     def run(
         self, inputs: Sequence[Array], budget: Budget, run_step: RunStep, watch: WatchOp | None
     ) -> list[Array]:
-        held, outputs = self._bind(inputs)
+        if self._whole is not None and watch is None:
+            outputs = self.call(inputs)
+            budget.check_time()
+            return outputs
+        held, outputs = self._hold(inputs)
+        self._binding.run()
         if watch is not None:
             self._run_watched(held, outputs, budget, run_step, watch)
             return [self._finished(number, held, outputs) for number in range(len(outputs))]
@@ -356,7 +359,7 @@ class _Instance:
             if isinstance(span, _Reference):
                 self._run_reference(span, held, outputs, run_step)
             else:
-                self._run_native(span)
+                self._run_native(self._launches[span.begin])
             budget.check_time()
         return [self._finished(number, held, outputs) for number in range(len(outputs))]
 
@@ -372,36 +375,45 @@ class _Instance:
                 self._run_reference(next(steps), held, outputs, run_step)
             elif found.calls:
                 end = begin + len(found.calls)
-                self._run_native(_Native(begin, end, sum(call.work for call in found.calls)))
+                span = _Native(begin, end, sum(call.work for call in found.calls))
+                self._run_native(self._launch(span))
                 begin = end
             watch(found, started, time.perf_counter() - started)
             budget.check_time()
 
     def call(self, inputs: Sequence[Array]) -> list[Array]:
-        _held, outputs = self._bind(inputs)
-        self._run_native(self._only_span)
+        """Run a simple program."""
+        assert self._whole is not None
+        _held, outputs = self._hold(inputs)
+        self._whole.run()
+        if self._may_fault and self._faults[0]:
+            self._refuse()
         return outputs
 
-    def _bind(self, inputs: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-        """Put the addresses of inputs and new outputs into the table; return both, to be kept alive."""
-        held = [x if x.flags.c_contiguous else np.ascontiguousarray(x) for x in inputs]
-        outputs = [np.empty(shape, dtype) for shape, dtype in self._output_types]
-        values = self._values
-        for index, position, offset in self._inputs:
-            values[position] = offset + held[index].__array_interface__["data"][0]
-        for index, position, offset in self._outputs:
-            values[position] = offset + outputs[index].__array_interface__["data"][0]
+    def _hold(self, inputs: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """Make the outputs, and say which arrays the next run is about; return both, to be kept alive."""
+        held = list(inputs)
+        outputs = list(map(np.empty, self._output_shapes, self._output_dtypes))
+        handle, objects = self._handle, self._objects
+        number = 0  # loops without functions of their own: small models take microseconds
+        for x in inputs:
+            if not x.flags.c_contiguous:
+                x = held[number] = np.ascontiguousarray(x)
+            objects[number] = handle(x)
+            number += 1
+        for y in outputs:
+            objects[number] = handle(y)
+            number += 1
         return held, outputs
 
-    def _run_native(self, span: _Native) -> None:
-        first = self._row_address + span.begin * ROW * 8
-        if span.parallel:
-            self._program.team.run(first, span.end - span.begin, self._counter_address)
-        else:
-            run_serially(first, span.end - span.begin)
-        if self._may_fault and self._values[-1]:
-            self._values[-1] = 0
-            raise RefusedError
+    def _run_native(self, launch: Launch) -> None:
+        launch.run()
+        if self._may_fault and self._faults[0]:
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        self._faults[0] = 0
+        raise RefusedError
 
     def _finished(self, number: int, inputs: list[Array], outputs: list[Array]) -> Array:
         """Return an output; one that lies in an input or another output is copied."""
@@ -439,16 +451,16 @@ class _Instance:
         return view
 
 
-def _relative(found: Mapping[int, list[int]], values: Sequence[int]) -> list[tuple[int, Any, Any]]:
-    """Return (number of the input or output, places in the table, offsets to add) for each of them."""
-    result: list[tuple[int, Any, Any]] = []
-    for index, places in found.items():
-        if len(places) == 1:
-            result.append((index, places[0], values[places[0]]))
-        else:
-            offsets = np.array([values[i] for i in places], np.int64)
-            result.append((index, np.array(places, np.intp), offsets))
-    return result
+def _patches(table: _Table, inputs: int, address: int) -> Array:
+    """Return the patches that put the addresses of inputs and outputs into a table at an address.
+
+    The arrays are the inputs, so many, and behind them the outputs; see `onnxref.native.Launch`.
+    """
+    numbered = [*table.inputs.items(), *((inputs + index, found) for index, found in table.outputs.items())]
+    rows = [
+        (number, address + 8 * place, table.values[place]) for number, places in numbered for place in places
+    ]
+    return np.array(rows, np.int64).reshape(-1, PATCH)
 
 
 def _address(array: Array) -> int:

@@ -9,7 +9,7 @@ Rules
        input shapes: one shaped by a value that is not known, other control flow, sequences, strings,
        functions of the user.
     2. A value is known if a deterministic step made it from known ones, as long as all known values of a
-       region together stay below a limit.
+       region together stay below a limit. What a deferred step makes is left to the passes.
     3. The default of an input is known in the runs that leave it out.
     4. A branch behind a known condition, and the body of a function, become part of the region. Inputs that
        conditions are computed from are known by their value, if they are a few integers.
@@ -157,7 +157,7 @@ class Record:
         node = step.node
         if node.op_type in OF_SHAPE and not node.domain:
             return True
-        if node.op_type in RANDOM:
+        if node.op_type in RANDOM or step.deferred:
             return False
         used = [self.operands[number] for slot in step.inputs if (number := frame.number(slot))]
         return all(operand.constant is not None for operand in used)

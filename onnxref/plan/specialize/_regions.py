@@ -9,12 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
+from ...errors import BackendError
+from ...gpu import Device, DeviceTensor
 from ...lowering import Op, Operand, PackCache, load_lowerings
 from ...native import CompileJob, NativeUnavailableError, Team, compile_together
 from .._steps import Plan, Step
-from ..passes import Block, all_passes, run_passes
+from ..passes import Block, all_passes, fold_weights, run_passes
+from ._device_program import DeviceConstants, DeviceProgram
 from ._lower import Lowered, NoReferenceError, lower_block
 from ._program import Program
 from ._record import Record, decides, is_branch, is_default, region_outputs
@@ -24,6 +28,9 @@ from ._shapes import shaped_by
 # step, and for each native function that is not in the cache.
 _PLANNING = 0.0003
 _COMPILING = 0.05
+
+# What kernels of a device compute in float32.
+_NARROW = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 # Signatures kept per plan: the least recently used one makes room for a new one.
 _MOST_REGIONS = 32
@@ -41,6 +48,8 @@ class Acceleration:
             until the code is there.
         without: names of the passes to leave out, "layout" among them.
         specialized: how many programs have been put to use so far.
+        device: the card that programs run on; None for the processor.
+        strict: whether an operator that only the reference can run is an error.
     """
 
     backend: str
@@ -51,6 +60,22 @@ class Acceleration:
     without: frozenset[str] = frozenset()
     packs: PackCache = field(default_factory=PackCache)
     specialized: int = 0
+    device: Device | None = None
+    strict: bool = False
+    _constants: DeviceConstants | None = None
+
+    def program(self, lowered: list[Lowered], block: Block) -> Program | DeviceProgram:
+        """Return lowered ops as a program of the processor, or of the card."""
+        if self.device is None:
+            return Program(lowered, block.inputs, block.outputs, self.team)
+        if self._constants is None:
+            self._constants = DeviceConstants(self.device)
+        return DeviceProgram(lowered, block.inputs, block.outputs, self.device, self._constants)
+
+    @property
+    def libraries(self) -> frozenset[str]:
+        """Return the libraries that lowerings may call."""
+        return self.device.libraries if self.device else frozenset()
 
 
 @dataclass(slots=True)
@@ -73,9 +98,9 @@ class Region:
     outputs: list[int]
     frees: list[int]
     seconds: float = 0.0
-    program: Program | None = None
+    program: Program | DeviceProgram | None = None
     hopeless: str = ""
-    planned: Program | None = None
+    planned: Program | DeviceProgram | None = None
     job: CompileJob | None = None
 
 
@@ -91,6 +116,12 @@ class Regions:
         self.deciding = _deciding_slots(plan)
         self._lock = threading.Lock()
         self._building = threading.Lock()
+
+    def refuse_if_strict(self, position: int) -> None:
+        """Raise if a step runs on the reference although the caller wants none there."""
+        step = self._plan.steps[position]
+        if self.acceleration.strict and not step.bodies:
+            raise BackendError(f"{step.node}: its shapes depend on values, and strict=True")
 
     def is_dynamic(self, position: int) -> bool:
         """Whether the step at a position is never part of a region."""
@@ -110,6 +141,8 @@ class Regions:
         if isinstance(value, np.ndarray):
             if slot in self.deciding and decides(value):
                 return value.shape, value.dtype, value.tobytes()
+            return value.shape, value.dtype
+        if isinstance(value, DeviceTensor):
             return value.shape, value.dtype
         return type(value)
 
@@ -185,12 +218,8 @@ class Regions:
         """Plan a region's program, have its code compiled, and put it to use, as far as that goes now."""
         if region.planned is None:
             load_lowerings(self.acceleration.backend)
-            lowered, block = specialize(region, self.acceleration)
-            if lowered and not any(found.calls for found in lowered):
-                region.hopeless = "no step has a native kernel"
-                return
-            region.planned = Program(lowered, block.inputs, block.outputs, self.acceleration.team)
-        if region.job is not None and not region.job.is_done():
+            region.planned = self._planned(region, self.acceleration.libraries)
+        if region.planned is None or (region.job is not None and not region.job.is_done()):
             return
         missing = region.planned.missing()
         if missing and not self.acceleration.wait and region.job is None:
@@ -198,9 +227,36 @@ class Regions:
                 region.job = CompileJob(missing)
             return
         compile_together(missing, self.acceleration.team.threads)
-        region.planned.compile()
+        try:
+            region.planned.compile()
+        except BackendError:
+            if not self.acceleration.libraries:
+                raise
+            # A library has no algorithm for some operation: kernels of our own do without it.
+            region.planned = self._planned(region, frozenset())
+            if region.planned is None:
+                return
+            region.planned.compile()
         region.program = region.planned
         self.acceleration.specialized += 1
+
+    def _planned(self, region: Region, libraries: frozenset[str]) -> Program | DeviceProgram | None:
+        """Return a region's program; None where only the reference can run it."""
+        lowered, block = specialize(region, self.acceleration, libraries)
+        if self.acceleration.strict:
+            _refuse_reference(lowered)
+        if lowered and not any(found.calls or found.launches for found in lowered):
+            region.hopeless = "no step has a native kernel"
+            return None
+        return self.acceleration.program(lowered, block)
+
+
+def _refuse_reference(lowered: Sequence[Lowered]) -> None:
+    """Raise for the first op that only the reference can run."""
+    for found in lowered:
+        if found.step is not None:
+            node = found.op.nodes[0] if found.op.nodes else found.step.node
+            raise BackendError(f"{node}: it has no kernel on the device, and strict=True: {found.reason}")
 
 
 def all_regions(plan: Plan) -> list[Region]:
@@ -210,16 +266,23 @@ def all_regions(plan: Plan) -> list[Region]:
     return found + [region for body in bodies for region in all_regions(body)]
 
 
-def specialize(region: Region, acceleration: Acceleration) -> tuple[list[Lowered], Block]:
-    """Run the passes and lowerings over a region; return what computes it, and its inputs and outputs."""
+def specialize(
+    region: Region, acceleration: Acceleration, libraries: frozenset[str] = frozenset()
+) -> tuple[list[Lowered], Block]:
+    """Run the passes and lowerings over a region; return what computes it, and its inputs and outputs.
+
+    Args:
+        libraries: what lowerings may call, see `onnxref.lowering.Site`.
+    """
     try:
-        return _specialize(region, acceleration, acceleration.without)
+        return _specialize(region, acceleration, libraries, acceleration.without)
     except NoReferenceError:
-        return _specialize(region, acceleration, frozenset(all_passes()))
+        without = frozenset(all_passes()) - {fold_weights.__name__}
+        return _specialize(region, acceleration, libraries, without)
 
 
 def _specialize(
-    region: Region, acceleration: Acceleration, without: frozenset[str]
+    region: Region, acceleration: Acceleration, libraries: frozenset[str], without: frozenset[str]
 ) -> tuple[list[Lowered], Block]:
     operands = region.record.operands
     for operand in operands.values():
@@ -231,6 +294,8 @@ def _specialize(
         [operands[slot] for slot in region.outputs],
         acceleration.packs,
         acceleration.precision,
+        _NARROW if acceleration.device else (),
+        {op for op, step in steps.items() if step.deferred},
     )
     before = {op: (op.op_type, tuple(op.inputs), op.attributes) for op in steps}
     run_passes(block, without)
@@ -240,7 +305,8 @@ def _specialize(
         if op in steps and before[op] == (op.op_type, tuple(op.inputs), op.attributes)
     }
     layouts = "layout" not in acceleration.without
-    return lower_block(block, unchanged, acceleration.backend, layouts=layouts), block
+    lowered = lower_block(block, unchanged, acceleration.backend, layouts=layouts, libraries=libraries)
+    return lowered, block
 
 
 def _op(step: Step, operands: Mapping[int, Operand]) -> Op:

@@ -77,6 +77,7 @@ _DYNAMIC = frozenset(
         "StringConcat",
         "StringNormalizer",
         "StringSplit",
+        "Tokenizer",
         "Unique",
         "ZipMap",
     ]

@@ -230,6 +230,21 @@ def test_gemm_versions(opset: int) -> None:
             run_lowered("Gemm", inputs, [((3, 5), F32)], opset=opset)
 
 
+@pytest.mark.parametrize(("n", "k"), [(1100, 1024), (1031, 1111)])
+def test_one_row_by_large_weights_in_columns(n: int, k: int) -> None:
+    """Weights that are turned panel by panel while they are read; the bits are those of more rows."""
+    a, b, c = random((1, k)), random((n, k)), random((n,))
+    check_lowered("Gemm", [a, b, c], {"transB": 1}, constants=(1,), rtol=1e-5, atol=2e-4)
+    results = [
+        run_lowered(
+            "Gemm", [x, b, c], [((len(x), n), F32)], {"transB": 1}, constants=(1,), parallel=parallel
+        )[0]
+        for x in (a, np.repeat(a, 9, axis=0))
+        for parallel in (False, True)
+    ]
+    assert all((result == results[0]).all() for result in results)
+
+
 # FusedMatMul
 
 

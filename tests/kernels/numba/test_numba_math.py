@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 from onnxref.kernels.numpy.elementwise import error_function
 
-from onnxref.native import _compile
 from onnxref.native._target import target
 
 numba = pytest.importorskip("numba")
-_compile._choose_target()
-from onnxref.kernels.numba.code import _math as functions  # noqa: E402 - after the target is chosen
+from onnxref.kernels.numba.code import _math as functions  # noqa: E402 - it imports Numba
 
 _RNG = np.random.default_rng(0)
 _X = np.concatenate(

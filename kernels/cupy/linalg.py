@@ -1,0 +1,573 @@
+"""Matrix products on the GPU: MatMul, Gemm, the fused form of both, and Einsum where it is one product.
+
+What computes them:
+    cuBLASLt    most of them, a stack as one call where its strides allow, bias and residual within;
+    gemv_*.cu   1 to 4 rows, or one column, as in decoding: B is read once, at the speed of memory;
+    gemm.cu     integers, everything where cuBLASLt is not installed, and `precision="strict"`: every element
+                adds its K products in order, so that results do not depend on the batch.
+
+Tolerance: an element differs from the exact sum by at most `K * eps * sum |a b|`, eps being that of float32
+for float16, bfloat16 and float32, of float64 for float64, beside one rounding to the type (two, where an
+activation follows that cuBLASLt does not know) and what scale, bias and activation round. Integers are
+exact modulo 2**bits. float32 is multiplied in TF32 (eps 2**-11 of each factor) with `precision="tf32"`, and
+with constant B with `precision="bf16"`, which allows less.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from onnxref.dtypes import Array
+from onnxref.gpu import CTYPES, Matmul, cuda_kernel, grid_for
+from onnxref.lowering import Operand, Packed, Site, Unsupported, lower
+from onnxref.registry import INTERNAL
+
+_CODE = "onnxref.kernels.cupy.code"
+_FLOATS = ("float32", "float64", "float16", "bfloat16")
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+_ACTIVATIONS = (
+    *("", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh"),
+    *("HardSigmoid", "HardSwish", "Silu", "Gelu", "GeluTanh"),
+)
+_FEW_ROWS = 4  # that `gemv` takes
+_MANY_THREADS = 132 * 1024  # fill a large card
+_MANY_BLOCKS = 264
+_MOST_CALLS = 64  # of cuBLASLt for one node
+_MOST_BLOCKS = 2**31 - 1
+_MOST_INDEX = 2**31 - 2**20  # a tile behind the last element is an int still
+
+Factor: TypeAlias = int | float | np.float64
+
+
+class _Axis(NamedTuple):
+    """An axis of a stack of products, with strides in elements of A, B and the product."""
+
+    extent: int
+    a: int
+    b: int
+    y: int
+
+
+@dataclass(slots=True)
+class _Product:
+    """activation(scale * A B + beta * bias + residual) as a stack of plain matrix products.
+
+    Attributes:
+        trans_a, trans_b: whether A lies as (K, M), B as (N, K).
+        alpha, act_beta: parameters of the activation.
+        shapes: of A and B as stacks of matrices, where they are to be seen so.
+        axes: of the stack, none of extent 1; neighbours that are one axis are merged, and a B that
+            is the same along the last ones makes them rows.
+    """
+
+    site: Site
+    a: Operand
+    b: Operand
+    y: Operand
+    trans_a: bool = False
+    trans_b: bool = False
+    scale: float = 1.0
+    beta: float = 1.0
+    activation: str = ""
+    alpha: float = 0.0
+    act_beta: float = 0.0
+    bias: Operand | None = None
+    residual: Operand | None = None
+    shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    M: int = 0
+    N: int = 0
+    K: int = 0
+    axes: list[_Axis] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        a, b = self.shapes or (self.a.shape, self.b.shape)
+        if not a or not b:
+            raise Unsupported("a product of scalars")
+        self.trans_a &= len(a) > 1
+        self.trans_b &= len(b) > 1
+        a = (1, *a) if len(a) == 1 else a
+        b = (*b, 1) if len(b) == 1 else b
+        self.M, self.K = a[-2:][::-1] if self.trans_a else a[-2:]
+        self.N, inner = b[-2:] if self.trans_b else b[-2:][::-1]
+        if inner != self.K:
+            raise Unsupported(f"a product of shapes {self.a.shape} and {self.b.shape}")
+        # A single row or column lies the same either way.
+        self.trans_a &= self.M != 1
+        self.trans_b &= self.N != 1
+        self._fold(a[:-2], b[:-2])
+        if self.beta == 0:
+            self.bias = None
+        self._check_addends()
+
+    def _check_types(self) -> None:
+        name = self.a.dtype.name
+        if name not in (*_FLOATS, *_INTEGERS) or not self.a.dtype == self.b.dtype == self.y.dtype:
+            raise Unsupported(f"products of {name} and {self.b.dtype.name}")
+        if self.a.layout or self.b.layout or self.y.layout:
+            raise Unsupported("matrices with the channels last")
+        if self.is_integer and not (float(self.scale).is_integer() and float(self.beta).is_integer()):
+            raise Unsupported("integers times a fraction")
+        if self.activation not in _ACTIVATIONS or (self.activation and self.is_integer):
+            raise Unsupported(f"{self.activation} of {name}")
+
+    def _check_addends(self) -> None:
+        for operand in (self.bias, self.residual):
+            if operand is not None and (operand.layout or operand.dtype != self.a.dtype):
+                raise Unsupported("an addend of another type or layout")
+        if self.residual is not None and self.residual.shape != self.y.shape:
+            raise Unsupported("a residual that is broadcast")
+
+    def _fold(self, a: tuple[int, ...], b: tuple[int, ...]) -> None:
+        """Find the axes of the stack, from those of A and B before their matrices."""
+        try:
+            batch = np.broadcast_shapes(a, b)
+        except ValueError:
+            raise Unsupported(f"a product of shapes {self.a.shape} and {self.b.shape}") from None
+        strides = [
+            _strides(shape, batch, size)
+            for shape, size in ((a, self.M * self.K), (b, self.K * self.N), (batch, self.M * self.N))
+        ]
+        axes: list[_Axis] = []
+        for extent, *steps in zip(batch, *strides, strict=True):
+            if axes and all(
+                outer == extent * inner for outer, inner in zip(axes[-1][1:], steps, strict=True)
+            ):
+                axes[-1] = _Axis(axes[-1].extent * extent, *steps)
+            elif extent != 1:
+                axes.append(_Axis(extent, *steps))
+        while axes and axes[-1].b == 0 and axes[-1].a == self.M * self.K and not self.trans_a:
+            self.M *= axes.pop().extent
+        self.axes = axes
+
+    @property
+    def is_integer(self) -> bool:
+        return self.a.dtype.kind in "iu"
+
+    @property
+    def matrices(self) -> int:
+        return math.prod(axis.extent for axis in self.axes)
+
+    def table(self) -> Packed:
+        """Return for each matrix of the stack the indices of its first elements in A and in B."""
+
+        def build() -> Array:
+            found = np.zeros((1, 2), np.int64)
+            for extent, a, b, _ in self.axes:
+                steps = np.arange(extent, dtype=np.int64)[:, None] * np.array([a, b], np.int64)
+                found = (found[:, None] + steps).reshape(-1, 2)
+            return found
+
+        return self.site.pack((), ("matrix table", *self.axes), build)
+
+    def bias_strides(self) -> tuple[int, int, int]:
+        """Return how far the bias moves from matrix to matrix, row to row, column to column, in elements."""
+        if self.bias is None:
+            return 0, 0, 0
+        y, bias = self.y.shape, self.bias.shape
+        if len(bias) > len(y) or any(b not in (1, n) for b, n in zip(bias[::-1], y[::-1], strict=False)):
+            raise Unsupported(f"a bias of shape {bias} for {y}")
+        steps = _strides(bias, y, 1)
+        column = steps[-1] if self.b.ndim > 1 and y else 0
+        rest = list(zip(y, steps, strict=True))[: len(y) - (self.b.ndim > 1)]
+        # From the right: axes that make up the rows, then those that make up the stack.
+        rows: list[tuple[int, int]] = []
+        while math.prod(n for n, _ in rows) != self.M:
+            rows.insert(0, rest.pop())
+        return _merged(rest), _merged(rows), column
+
+    def swapped(self) -> None:
+        """Turn a product of one column into one of one row: y' = B' A'."""
+        self.a, self.b = self.b, self.a
+        self.M, self.N = self.N, self.M
+        self.trans_a, self.trans_b = False, not self.trans_a
+        self.axes = [_Axis(n, b, a, y) for n, a, b, y in self.axes]
+
+
+def _strides(shape: Sequence[int], goal: Sequence[int], size: int) -> list[int]:
+    """Return the strides of an array of items of `size` elements that is broadcast to a shape."""
+    found: list[int] = []
+    for extent in reversed(shape):
+        found.insert(0, 0 if extent == 1 else size)
+        size *= extent
+    return [0] * (len(goal) - len(found)) + found
+
+
+def _merged(axes: Sequence[tuple[int, int]]) -> int:
+    """Return the stride of axes (extent, stride) that are to be one."""
+    real = [(extent, stride) for extent, stride in axes if extent != 1]
+    for (_, outer), (extent, inner) in itertools.pairwise(real):
+        if outer != extent * inner:
+            raise Unsupported("a bias that is spread along some axes of the stack")
+    return real[-1][1] if real else 0
+
+
+def _multiply(product: _Product) -> None:
+    """Emit a product by what is best for its shape."""
+    if product.y.size == 0:
+        return
+    strides = product.bias_strides()
+    is_plain = product.is_integer or product.K == 0 or product.site.precision == "strict"
+    if not is_plain and product.N == 1 and (product.M > _FEW_ROWS or product.trans_a):
+        product.swapped()
+        _few_rows(product, (strides[0], strides[2], strides[1]))
+    elif not is_plain and product.M <= _FEW_ROWS and not product.trans_a:
+        _few_rows(product, strides)
+    elif is_plain or "cublaslt" not in product.site.libraries or _calls(product) > _MOST_CALLS:
+        _tiles(product, strides)
+    else:
+        _by_library(product, strides)
+
+
+def _calls(product: _Product) -> int:
+    """Return how many calls of cuBLASLt a product takes: one covers one axis of the stack."""
+    extents = sorted(axis.extent for axis in product.axes)
+    return math.prod(extents[:-1])
+
+
+# Kernels ------------------------------------------------------------------------------------------
+
+
+def _defines(product: _Product) -> dict[str, str | int]:
+    name = product.a.dtype.name
+    factor = "long long" if product.is_integer else "double" if name == "float64" else "float"
+    largest = max(product.M, product.N) * product.K
+    index = "int" if largest < _MOST_INDEX else "long long"
+    return {
+        "T": CTYPES[name],
+        "INDEX": index,
+        "FACTOR": factor,
+        "ACTIVATION": _ACTIVATIONS.index(product.activation),
+    }
+
+
+def _factors(product: _Product) -> tuple[Factor, ...]:
+    """Return scale, beta and the parameters of the activation, as kernels take them."""
+    found: tuple[Factor, ...] = (float(product.scale), float(product.beta))
+    if product.is_integer:
+        found = tuple((int(value) + 2**63) % 2**64 - 2**63 for value in (product.scale, product.beta))
+    elif product.a.dtype.name == "float64":
+        found = tuple(map(np.float64, found))
+    return (*found, np.float64(product.alpha), np.float64(product.act_beta))
+
+
+def _addends(product: _Product) -> tuple[Operand | int, Operand | int]:
+    return product.bias or 0, product.residual or 0
+
+
+def _grid(blocks: int) -> tuple[int, int, int]:
+    if blocks > _MOST_BLOCKS:
+        raise Unsupported("more blocks than a grid has")
+    return blocks, 1, 1
+
+
+def _tiles(product: _Product, strides: tuple[int, int, int]) -> None:
+    """Emit `gemm.cu`."""
+    M, N = product.M, product.N
+    large = -(-M // 128) * -(-N // 128) * product.matrices
+    # Eight by eight sums of four bytes fit the registers.
+    tile = 128 if large >= _MANY_BLOCKS // 2 and product.a.dtype.itemsize <= 4 else 64
+    product.site.launch(
+        cuda_kernel(
+            *(_CODE, "gemm.cu", "gemm"),
+            **_defines(product),
+            TRANS_A=int(product.trans_a),
+            TRANS_B=int(product.trans_b),
+            TILE=tile,
+            STEPS=1024 // tile,
+        ),
+        *(product.a, product.b, product.y, *_addends(product), product.table()),
+        *(M, N, product.K, *strides, *_factors(product)),
+        grid=_grid(-(-M // tile) * -(-N // tile) * product.matrices),
+    )
+
+
+def _piece(extent: int, itemsize: int) -> int:
+    """Return the elements of one access along rows of `extent` elements: 16 bytes, or what divides them."""
+    return math.gcd(extent, 16 // itemsize)
+
+
+def _few_rows(product: _Product, strides: tuple[int, int, int]) -> None:
+    """Emit `gemv_rows.cu` or `gemv_columns.cu`."""
+    if product.trans_b:
+        _rows_of_b(product, strides)
+    else:
+        _columns_of_b(product, strides)
+
+
+def _rows_of_b(product: _Product, strides: tuple[int, int, int]) -> None:
+    N, K, matrices = product.N, product.K, product.matrices
+    vec = _piece(K, product.a.dtype.itemsize)
+    accesses = K // vec
+    if accesses <= 64:
+        group = 8 if accesses <= 32 else 16
+    else:
+        group = 256 if N * matrices * 32 < _MANY_THREADS // 2 and accesses >= 512 else 32
+    product.site.launch(
+        cuda_kernel(
+            *(_CODE, "gemv_rows.cu", "gemv_rows"),
+            **_defines(product),
+            ROWS=product.M,
+            VEC=vec,
+            GROUP=group,
+        ),
+        *(product.a, product.b, product.y, *_addends(product), product.table()),
+        *(N, K, *strides, *_factors(product)),
+        grid=_grid(-(-N // (256 // group)) * matrices),
+    )
+
+
+def _columns_of_b(product: _Product, strides: tuple[int, int, int]) -> None:
+    M, N, K, matrices, size = product.M, product.N, product.K, product.matrices, product.a.dtype.itemsize
+    vec = _piece(N, size)
+    lanes = max(4, 64 // (vec * size))  # rows of 64 bytes of B at least
+    if -(-N // (2 * lanes * vec)) * matrices >= _MANY_BLOCKS:
+        lanes = min(32, 2 * lanes)
+    blocks = -(-N // (lanes * vec)) * matrices
+    step = 256 // lanes * 8  # of k, once round the block
+    splits = max(1, min(_MANY_BLOCKS // blocks, K // step))
+    depth = -(-K // (splits * step)) * step
+    splits = -(-K // depth)
+    defines = {**_defines(product), "ROWS": M, "VEC": vec, "LANES": lanes}
+    parts = product.site.scratch(splits * product.y.size * (8 if size == 8 else 4)) if splits > 1 else None
+    product.site.launch(
+        cuda_kernel(_CODE, "gemv_columns.cu", "gemv_columns", **defines),
+        *(product.a, product.b, product.y, *_addends(product), product.table()),
+        *(N, K, *strides, *_factors(product), parts or 0, splits, depth),
+        grid=_grid(blocks * splits),
+    )
+    if parts is not None:
+        product.site.launch(
+            cuda_kernel(_CODE, "gemv_columns.cu", "sum_parts", **defines),
+            *(parts, product.y, *_addends(product), product.y.size, N, splits, *strides, *_factors(product)),
+            grid=grid_for(product.y.size),
+        )
+
+
+# cuBLASLt -----------------------------------------------------------------------------------------
+
+
+def _by_library(product: _Product, strides: tuple[int, int, int]) -> None:
+    """Emit calls of cuBLASLt, and a launch for what it cannot add or apply."""
+    site, name = product.site, product.a.dtype.name
+    bias, residual, rest = _library_addends(product, strides)
+    known = {"Relu": "Relu", "GeluTanh": "Gelu"}
+    takes = product.activation == "Relu" or (product.activation == "GeluTanh" and name != "float32")
+    # Its epilogues are for 32 bits and less.
+    epilogue = known[product.activation] if takes and rest is None and name != "float64" else ""
+    axes = sorted(product.axes, key=lambda axis: axis.extent)
+    inner = axes.pop() if axes else _Axis(1, 0, 0, 0)
+    size = product.a.dtype.itemsize
+    op = Matmul(
+        *(product.M, product.N, product.K, name, product.trans_a, product.trans_b, product.scale),
+        batch=inner.extent,
+        strides=inner[1:],
+        epilogue=epilogue,  # type: ignore[arg-type]  # one of the table's values
+        tf32=name == "float32" and _may_round(product),
+        has_bias=bias is not None,
+        has_residual=residual is not None,
+    )
+    for places in itertools.product(*(range(axis.extent) for axis in axes)):
+        a, b, y = (
+            sum(i * axis[role] for i, axis in zip(places, axes, strict=True)) * size for role in (1, 2, 3)
+        )
+        tensors = {"a": product.a + a, "b": product.b + b, "d": product.y + y}
+        if residual is not None:
+            tensors["residual"] = residual + y
+        site.library(op, **tensors, **({} if bias is None else {"bias": bias}))
+    if rest is not None or (product.activation and not epilogue):
+        _finish(product, rest, strides)
+
+
+def _may_round(product: _Product) -> bool:
+    precision = product.site.precision
+    return precision == "tf32" or (precision == "bf16" and product.b.constant is not None)
+
+
+def _library_addends(
+    product: _Product, strides: tuple[int, int, int]
+) -> tuple[Operand | Packed | None, Operand | None, Operand | None]:
+    """Return the bias of N elements, the residual, and the bias that is left to do."""
+    bias, residual, name = product.bias, product.residual, product.a.dtype.name
+    if bias is None:
+        return None, residual, None
+    if strides[:2] == (0, 0) and name != "float64":
+        is_row = strides[2] == 1 or product.N == 1
+        if product.beta == 1 and is_row:
+            return bias, residual, None
+        if bias.constant is not None and (product.beta == 1 or name == "float32"):
+            return _constant_row(product, bias, bias.constant), residual, None
+    is_full = bias.shape == product.y.shape
+    if is_full and product.beta == 1 and residual is None:
+        return None, bias, None
+    return None, residual, bias
+
+
+def _constant_row(product: _Product, bias: Operand, held: Array) -> Packed:
+    N, beta, dtype = product.N, product.beta, product.a.dtype
+
+    def build() -> Array:
+        with np.errstate(all="ignore"):
+            return np.broadcast_to(held.reshape(-1) * dtype.type(beta), N)
+
+    return product.site.pack((bias,), ("row of bias", N, beta), build)
+
+
+def _finish(product: _Product, bias: Operand | None, strides: tuple[int, int, int]) -> None:
+    """Emit what is left to do on the product, in place."""
+    y = product.y
+    vec = _piece(product.N, y.dtype.itemsize)
+    scale, *rest = _factors(product)
+    product.site.launch(
+        cuda_kernel(_CODE, "product_epilogue.cu", "product_epilogue", **_defines(product), VEC=vec),
+        *(y, bias or 0, 0, y.size, product.M, product.N, *strides, type(scale)(1), *rest),
+        grid=grid_for(y.size, per_thread=vec),
+    )
+
+
+# Operators ----------------------------------------------------------------------------------------
+
+
+@lower("MatMul", since=(1, 9, 13), backend="cupy")
+def matmul(site: Site, a: Operand, b: Operand) -> None:
+    """numpy.matmul (ONNX MatMul-1)."""
+    (y,) = site.outputs
+    assert y is not None
+    _multiply(_Product(site, a, b, y))
+
+
+@lower("Gemm", since=(7, 9, 11, 13), backend="cupy")
+def gemm(
+    site: Site,
+    a: Operand,
+    b: Operand,
+    c: Operand | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+) -> None:
+    """alpha A B + beta C, C broadcast to the product; C is not read where beta is 0 (ONNX Gemm-7)."""
+    (y,) = site.outputs
+    assert y is not None
+    if a.ndim != 2 or b.ndim != 2:
+        raise Unsupported("Gemm of other than matrices")
+    _multiply(_Product(site, a, b, y, bool(transA), bool(transB), float(alpha), float(beta), bias=c))
+
+
+@lower("Gemm", since=(1, 6), backend="cupy")
+def gemm_6(
+    site: Site,
+    a: Operand,
+    b: Operand,
+    c: Operand,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+    broadcast: int = 0,
+) -> None:
+    """Gemm whose C broadcasts only if the attribute says so (ONNX Gemm-1)."""
+    (y,) = site.outputs
+    assert y is not None
+    if not broadcast and c.shape != y.shape:
+        raise Unsupported("C of another shape, without broadcast")
+    gemm(site, a, b, c, alpha=alpha, beta=beta, transA=transA, transB=transB)
+
+
+@lower("FusedMatMul", since=1, domain=INTERNAL, backend="cupy")
+def fused_matmul(
+    site: Site,
+    a: Operand,
+    b: Operand,
+    bias: Operand | None = None,
+    residual: Operand | None = None,
+    *,
+    trans_a: int = 0,
+    trans_b: int = 0,
+    scale: float = 1.0,
+    activation: str = "",
+    alpha: float = 0.0,
+    beta: float = 0.0,
+) -> None:
+    """activation(scale * A B + bias + residual); the last two axes of A and of B may be transposed."""
+    (y,) = site.outputs
+    assert y is not None
+    product = _Product(
+        *(site, a, b, y, bool(trans_a), bool(trans_b), float(scale), 1.0),
+        *(activation, float(alpha), float(beta)),
+        bias=bias,
+        residual=residual,
+    )
+    _multiply(product)
+
+
+@lower("Einsum", since=(12, 28), backend="cupy")
+def einsum(site: Site, *inputs: Operand, equation: str) -> None:
+    """Einsum of two operands that lie as stacks of matrices (ONNX Einsum-12)."""
+    (y,) = site.outputs
+    assert y is not None
+    if len(inputs) != 2:
+        raise Unsupported(f"Einsum of {len(inputs)} operands")
+    a, b = inputs
+    left, right, out = _labels(equation, a, b)
+    batch = [label for label in out if label in left and label in right]
+    rows = [label for label in out if label not in right]
+    columns = [label for label in out if label not in left]
+    summed = [label for label in left if label not in out]
+    if not set(summed) <= set(right) or not set(right) <= {*left, *out}:
+        raise Unsupported("Einsum that sums along one operand")
+    if list(out) == [*batch, *columns, *rows] and rows:
+        a, b, left, right, rows, columns = b, a, right, left, columns, rows
+    if list(out) != [*batch, *rows, *columns]:
+        raise Unsupported("Einsum whose result is no stack of matrices")
+    sizes = {**left, **right}
+    (a_shape, trans_a), (b_shape, is_plain) = (
+        _as_stack(labels, batch, one, summed, sizes) for labels, one in ((left, rows), (right, columns))
+    )
+    _multiply(_Product(site, a, b, y, trans_a, not is_plain, shapes=(a_shape, b_shape)))
+
+
+def _labels(equation: str, a: Operand, b: Operand) -> tuple[dict[str, int], dict[str, int], tuple[str, ...]]:
+    """Return the extents of each operand's axes by label, and the labels of the output; none of extent 1."""
+    terms, arrow, result = equation.replace(" ", "").partition("->")
+    if not arrow or terms.count(",") != 1:
+        raise Unsupported("Einsum without a named output")
+    found: list[dict[str, int]] = []
+    rank = 0
+    for term, operand in zip(terms.split(","), (a, b), strict=True):
+        begin, dots, end = term.partition("...")
+        rank = operand.ndim - len(begin + end) if dots else rank
+        labels = [*begin, *(f"...{i}" for i in range(rank) if dots), *end]
+        if len(labels) != operand.ndim or len(set(labels)) != len(labels):
+            raise Unsupported("Einsum along a diagonal")
+        found.append(dict(zip(labels, operand.shape, strict=True)))
+    left, right = found
+    if any(left[label] != right[label] for label in left.keys() & right.keys()):
+        raise Unsupported("Einsum that broadcasts")
+    begin, dots, end = result.partition("...")
+    out = [*begin, *(f"...{i}" for i in range(rank) if dots), *end]
+    sizes = {**left, **right}
+    real = [{label: n for label, n in operand.items() if n != 1} for operand in found]
+    return real[0], real[1], tuple(label for label in out if sizes[label] != 1)
+
+
+def _as_stack(
+    labels: dict[str, int], batch: list[str], one: list[str], summed: list[str], sizes: dict[str, int]
+) -> tuple[tuple[int, ...], bool]:
+    """Return the shape of an operand as a stack of matrices, and whether the summed axes come first."""
+    stack = tuple(sizes[label] for label in batch)
+    M, K = (math.prod(sizes[label] for label in group) for group in (one, summed))
+    if list(labels) == [*batch, *one, *summed]:
+        return (*stack, M, K), False
+    if list(labels) == [*batch, *summed, *one]:
+        return (*stack, K, M), True
+    raise Unsupported("Einsum of an operand that is no stack of matrices")

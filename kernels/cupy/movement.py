@@ -1,0 +1,286 @@
+"""Copies between boxes on a GPU, and what the lowerings that move elements share.
+
+Elements are moved as unsigned integers of their size, so copies are exact for every type. A copy is one
+launch: rows in the widest units that all addresses allow, a permutation of the innermost axis in
+tiles through shared memory, everything else element by element into a dense goal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import TypeVar, cast
+
+from onnxref.errors import KernelError
+from onnxref.gpu import Kernel, cuda_kernel
+from onnxref.lowering import NO_PAD, Blocked, BlockedUse, ChannelsLast, Op, Operand, Packed, Site, Unsupported
+
+from ..numpy._checks import int_vector
+
+CODE = "onnxref.kernels.cupy.code"
+THREADS = 256
+MOST_INT = 1 << 30  # indices and offsets up to this are computed in 32 bits
+_WIDE = 16  # bytes of the widest access
+_MANY = 1 << 20  # bytes from which a thread has several units to move: enough for every multiprocessor
+_TAIL = 1 << 12  # bytes of a contiguous copy from which its odd end becomes a launch of its own
+_LEAST_TILE = 16  # elements along both axes from which a permutation goes through tiles
+
+_L = TypeVar("_L", bound=Callable[..., None])
+
+
+# --- what lowerings check ------------------------------------------------------------------------
+
+
+def refusing(emit: _L) -> _L:
+    """Turn the error about an invalid node into Unsupported: the reference kernel raises it again."""
+
+    @wraps(emit)
+    def guarded(*arguments: object, **attributes: object) -> None:
+        try:
+            emit(*arguments, **attributes)
+        except KernelError as error:
+            raise Unsupported(str(error)) from None
+
+    return cast(_L, guarded)
+
+
+def only_output(site: Site) -> Operand:
+    """Return the node's output."""
+    (output,) = site.outputs
+    if output is None:
+        raise Unsupported("nothing wants its output")
+    return output
+
+
+def known_ints(operand: Operand, name: str) -> list[int]:
+    """Return the value of an input of integers that decides about shapes or places."""
+    if operand.constant is None:
+        raise Unsupported(f"{name} is not constant")
+    return int_vector(operand.constant, name)
+
+
+def check_movable(*operands: Operand) -> None:
+    """Refuse elements that are not of a fixed size, or not of a size that is copied at once."""
+    for operand in operands:
+        if operand.dtype.kind == "O" or operand.dtype.itemsize not in (1, 2, 4, 8, 16):
+            raise Unsupported(f"elements of type {operand.dtype.name}")
+
+
+def check_plain(*operands: Operand | None) -> None:
+    """Refuse tensors that do not lie in C order."""
+    for operand in operands:
+        if operand is not None and operand.layout is not None:
+            raise Unsupported(f"{operand}")
+
+
+def check_result(output: Operand, shape: Iterable[int]) -> None:
+    """Refuse a node whose inputs make another shape than the planner knows."""
+    if output.shape != tuple(shape):
+        raise Unsupported(f"shape {tuple(shape)} is not the {output.shape} of the plan")
+
+
+# --- how tensors lie -----------------------------------------------------------------------------
+
+
+def row_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides, in elements, of a C-contiguous tensor."""
+    strides = [1] * len(shape)
+    for i in range(len(shape) - 1, 0, -1):
+        strides[i - 1] = strides[i] * shape[i]
+    return tuple(strides)
+
+
+def strides_of(operand: Operand) -> tuple[int, ...]:
+    """Return the strides of a tensor's axes, in elements, in the layout that it has."""
+    if operand.layout is None:
+        return row_strides(operand.shape)
+    if not isinstance(operand.layout, ChannelsLast):
+        raise Unsupported(f"{operand}")
+    n, c, *spatial = operand.shape
+    batch, *others, channel = row_strides((n, *spatial, c))
+    return (batch, channel, *others)
+
+
+def lying_order(layout: Blocked | None, rank: int) -> tuple[int, ...]:
+    """Return the axes from the outermost to the innermost in memory."""
+    return tuple(range(rank)) if layout is None else (0, *range(2, rank), 1)
+
+
+def goes_along(op: Op, lanes: int) -> BlockedUse | None:
+    """The first input and all outputs lie with the channels last, if the first input does."""
+    x = op.inputs[0] if op.inputs else None
+    outputs = tuple(i for i, y in enumerate(op.outputs) if y is not None)
+    if x is None or any(y is not None and y.ndim != x.ndim for y in op.outputs):
+        return None
+    return BlockedUse({0: NO_PAD}, outputs) if x.ndim >= 3 and outputs else None
+
+
+# --- boxes ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """One dimension of a box: its size, and its strides in the goal and in the source, in elements."""
+
+    size: int
+    goal: int
+    source: int
+
+
+def collapsed(dims: Iterable[Dim]) -> list[Dim]:
+    """Drop dimensions of one element, order the others as the goal lies, and join those that are one."""
+    joined: list[Dim] = []
+    for dim in sorted((d for d in dims if d.size != 1), key=lambda d: -d.goal):
+        last = joined[-1] if joined else None
+        if last and last.goal == dim.goal * dim.size and last.source == dim.source * dim.size:
+            joined[-1] = Dim(last.size * dim.size, dim.goal, dim.source)
+        else:
+            joined.append(dim)
+    return joined or [Dim(1, 1, 1)]
+
+
+def magic(size: int) -> int:
+    """Return what `quotient` of `units.cuh` divides by a size with: factor and shift, 0 for size 1."""
+    if size <= 1:
+        return 0
+    power = 31 + (size - 1).bit_length()
+    return ((power - 32) << 32) | -(-(1 << power) // size)
+
+
+def index_type(*extents: int) -> str:
+    """Return the type in which indices up to these extents are computed."""
+    return "int" if max(extents, default=0) < MOST_INT else "int64_t"
+
+
+def widest(size: int, *nbytes: int) -> int:
+    """Return the largest access, in bytes, that divides these numbers of bytes; elements have `size`."""
+    return max(size, math.gcd(_WIDE, *nbytes))
+
+
+def reach(dims: Iterable[Dim]) -> int:
+    """Return a bound for what is added to any address of a box, in elements."""
+    return sum(d.size * max(abs(d.goal), abs(d.source)) for d in dims)
+
+
+def emit_box(
+    site: Site,
+    goal: Operand,
+    source: Operand | Packed,
+    dims: Iterable[Dim],
+    *,
+    goal_offset: int = 0,
+    source_offset: int = 0,
+) -> None:
+    """Add the launch that copies a box of elements of the type of `goal`; offsets count elements."""
+    held = list(dims)
+    if math.prod(d.size for d in held):
+        _Mover(site, goal, source, goal.dtype.itemsize).move(collapsed(held), goal_offset, source_offset)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mover:
+    """Chooses the kernel for a box."""
+
+    site: Site
+    goal: Operand
+    source: Operand | Packed
+    size: int
+
+    def move(self, dims: list[Dim], to: int, origin: int) -> None:
+        size, last = self.size, dims[-1]
+        dense = all(
+            d.goal == stride for d, stride in zip(dims, row_strides([d.size for d in dims]), strict=True)
+        )
+        if last.goal == last.source == 1:
+            strides = [n * size for d in dims[:-1] for n in (d.goal, d.source)]
+            unit = widest(size, last.size * size, to * size, origin * size, *strides)
+            contiguous = widest(size, to * size, origin * size)
+            if len(dims) == 1 and unit < contiguous and last.size * size >= _TAIL:
+                body = last.size * size // contiguous * contiguous // size
+                self._rows([Dim(body, 1, 1)], to, origin, contiguous)
+                dims, to, origin = [Dim(last.size - body, 1, 1)], to + body, origin + body
+                unit = widest(size, dims[0].size * size, to * size, origin * size)
+            if unit >= 8 or not dense or len(dims) == 1:
+                self._rows(dims, to, origin, unit)
+                return
+        elif last.goal == 1 and self._tiles(dims, to, origin):
+            return
+        vector = math.gcd(_WIDE // size, to) if dense else 1
+        if dense and (vector > 1 or last.source != 1):
+            self._dense(dims, to, origin, vector)
+        else:
+            self._rows(dims, to, origin, size)
+
+    def _rows(self, dims: list[Dim], to: int, origin: int, unit: int) -> None:
+        """Copy in units of so many bytes: a whole number of them along the last dimension."""
+        ratio = unit // self.size
+        if ratio > 1:
+            outer = [Dim(d.size, d.goal // ratio, d.source // ratio) for d in dims[:-1]]
+            dims = [*outer, Dim(dims[-1].size // ratio, 1, 1)]
+        total = math.prod(d.size for d in dims)
+        items = 4 if total * unit >= _MANY else 1
+        kernel = self._kernel("box", dims, UNIT=unit, ITEMS=items)
+        self._launch(kernel, dims, to, origin, total, -(-total // (THREADS * items)))
+
+    def _dense(self, dims: list[Dim], to: int, origin: int, vector: int) -> None:
+        total = math.prod(d.size for d in dims)
+        kernel = self._kernel("dense", dims, UNIT=self.size, VEC=vector)
+        self._launch(kernel, dims, to, origin, total, -(-total // (THREADS * vector)))
+
+    def _launch(self, kernel: Kernel, dims: list[Dim], to: int, origin: int, total: int, blocks: int) -> None:
+        self.site.launch(
+            kernel,
+            *(self.source + origin * self.size, self.goal + to * self.size, total, _axes(dims)),
+            grid=(blocks, 1, 1),
+            block=(THREADS, 1, 1),
+        )
+
+    def _tiles(self, dims: list[Dim], to: int, origin: int) -> bool:
+        """Copy through tiles if the innermost axes of both sides are long enough; say whether it is done."""
+        across, size = dims[-1], self.size
+        along = next((d for d in dims if d.source == 1), None)
+        if along is None or min(along.size, across.size) < _LEAST_TILE:
+            return False
+        outer = [d for d in dims if d is not across and d is not along] or [Dim(1, 0, 0)]
+        pack = math.gcd(max(1, 4 // size), along.size, across.size, along.goal, across.source, to, origin)
+        pack = math.gcd(pack, *(n for d in outer for n in (d.goal, d.source)))
+        tile = 32 * pack
+        tiles = -(-along.size // tile), -(-across.size // tile)
+        blocks = math.prod(tiles) * math.prod(d.size for d in outer)
+        plane = (along.size, across.size, *tiles, *map(magic, tiles), across.source, along.goal)
+        self.site.launch(
+            self._kernel("transpose", dims, len(outer), UNIT=size, TILE=tile, PACK=pack),
+            *(self.source + origin * size, self.goal + to * size, _axes(outer), plane),
+            grid=(blocks, 1, 1),
+            block=(32, 8, 1),
+        )
+        return True
+
+    def _kernel(self, entry: str, dims: list[Dim], rank: int | None = None, **defines: int) -> Kernel:
+        index = index_type(reach(dims) + THREADS * _WIDE, math.prod(d.size for d in dims))
+        return cuda_kernel(
+            CODE, f"{entry}.cu", entry, RANK=len(dims) if rank is None else rank, INDEX=index, **defines
+        )
+
+
+def _axes(dims: Sequence[Dim]) -> tuple[int, ...]:
+    sizes = [d.size for d in dims]
+    return (*sizes, *map(magic, sizes), *(d.source for d in dims), *(d.goal for d in dims))
+
+
+def emit_copy(site: Site, goal: Operand, source: Operand) -> None:
+    """Add the launch that copies a whole tensor; it does nothing where both are the same memory."""
+    emit_box(site, goal, source, [Dim(goal.size, 1, 1)])
+
+
+def emit_alias(site: Site, data: Operand) -> None:
+    """Make the output the input's memory; tensors in a layout keep it and their shape."""
+    output = only_output(site)
+    if output.size != data.size or output.dtype != data.dtype:
+        raise Unsupported(f"{output} from {data}")
+    is_plain = output.layout is None and data.layout is None
+    if not is_plain and (output.layout != data.layout or output.shape != data.shape):
+        raise Unsupported("a change of shape of tensors with the channels last")
+    site.alias(output, data)

@@ -1,0 +1,66 @@
+"""What the planner gives to a card: every kernel that models need, found without running one.
+
+The models run on the reference, which teaches the planner their shapes; each planned program is prepared as
+it would be on a card, so that all of its launches are seen, and then declines to run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import pytest
+
+import onnxref.gpu
+from onnxref.gpu import Extent, Kernel, translation_unit
+from onnxref.plan.specialize import DeviceProgram, RefusedError
+
+from .emulator.device import EmulatedCall, EmulatedDevice
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How a kernel is launched."""
+
+    grid: Extent
+    block: Extent
+    shared: int
+
+
+@dataclass
+class RecordingDevice(EmulatedDevice):
+    """A device that notes what it is told to launch, and neither builds nor runs it."""
+
+    seen: dict[Kernel, set[Geometry]] = field(default_factory=dict)
+
+    def launch(
+        self, kernel: Kernel, arguments: Sequence[Any], grid: Extent, block: Extent, shared: int
+    ) -> EmulatedCall:
+        self.seen.setdefault(kernel, set()).add(Geometry(grid, block, shared))
+        return EmulatedCall(self, str(kernel), _never)
+
+    def variants(self) -> list[Kernel]:
+        """Return one kernel of each translation unit and entry, in order of file and parameters."""
+        found = {(translation_unit(kernel), kernel.entry): kernel for kernel in self.seen}
+        return sorted(found.values(), key=lambda kernel: (str(kernel), kernel.generated))
+
+
+def _never() -> NoReturn:
+    raise AssertionError("a recorded launch was run")
+
+
+def _decline(*_: Any, **__: Any) -> NoReturn:
+    raise RefusedError
+
+
+@contextmanager
+def recording() -> Iterator[RecordingDevice]:
+    """Have sessions with the backend "cupy" plan for a device that only takes notes."""
+    device = RecordingDevice()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxref.gpu, "open_device", lambda: device)
+        patch.setattr(DeviceProgram, "run", _decline)
+        yield device
+        device.buffers.clear()

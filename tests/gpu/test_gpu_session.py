@@ -1,0 +1,70 @@
+"""Sessions on the emulated device: placement, capture, copies, strictness, outputs where inputs are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+import onnxref
+from onnxref.dtypes import Array
+from onnxref.errors import BackendError
+
+from .emulator.device import EmulatedArray, EmulatedDevice
+
+TWICE = "g (float[n, 5] x) => (y) { a = Softmax<axis = -1>(x) y = LogSoftmax<axis = -1>(a) }"
+
+
+def parsed(text: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 21]>' + text)
+
+
+def session(text: str, **options: Any) -> onnxref.InferenceSession:
+    return onnxref.InferenceSession(parsed(text), backend="cupy", **options)
+
+
+def on_reference(text: str, x: Array) -> Array:
+    """Return the model's only output, of the reference."""
+    (y,) = onnxref.run(parsed(text), [x], backend="numpy").values()
+    return y
+
+
+def test_a_run_is_captured_from_the_second_on(device: EmulatedDevice) -> None:
+    made = session(TWICE)
+    x = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+    expected = on_reference(TWICE, x)
+    for _ in range(3):
+        (y,) = made.run(None, {"x": x})
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    assert [entry.partition(".")[0] for entry in device.log[:2]] == ["softmax", "softmax"]
+    assert device.log[2:] == ["graph of 2", "graph of 2"]
+
+
+def test_outputs_are_where_the_inputs_are(device: EmulatedDevice) -> None:
+    made = session(TWICE)
+    x = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+    (on_host,) = made.run(None, {"x": x})
+    assert isinstance(on_host, np.ndarray)
+    downloads = device.downloads
+    (on_device,) = made.run(None, {"x": device.array(x)})
+    assert isinstance(on_device, EmulatedArray)
+    assert device.downloads == downloads
+    assert on_device.numpy().tobytes() == on_host.tobytes()
+
+
+def test_what_has_no_kernel_runs_on_the_reference_and_is_told_of(device: EmulatedDevice) -> None:
+    text = "g (float[2, 5, 5] x) => (y) { a = Softmax(x) b = Det(a) y = Softmax(b) }"
+    made = session(text)
+    x = np.random.default_rng(0).standard_normal((2, 5, 5)).astype(np.float32)
+    (y,) = made.run(None, {"x": x})
+    expected = on_reference(text, x)
+    np.testing.assert_allclose(y, expected, rtol=1e-5)
+    rows = [(row.operator, row.kind, row.libraries, row.copies, row.captured) for row in made.explain()]
+    softmax = ("Softmax", "device", ("raw",), 0, True)
+    assert rows == [softmax, ("Det", "reference", (), 2, False), softmax]
+    strict = session(text, strict=True)
+    with pytest.raises(BackendError, match="Det.*strict"):
+        strict.run(None, {"x": x})

@@ -34,6 +34,7 @@ import importlib
 import math
 import struct
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -253,6 +254,21 @@ class PackCache:
         return sum(array.nbytes for _, array in self._made.values())
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """An input whose buffer is a piece of an output's.
+
+    Attributes:
+        offset: where in the output's buffer it begins, in bytes.
+        calls: what copies it there, needless where it lies there anyway.
+    """
+
+    output: Operand
+    input: Operand
+    offset: int
+    calls: tuple[Call | DeviceCall, ...] = ()
+
+
 @dataclass(slots=True, eq=False)
 class Site:
     """What a lowering sees of its node, and where it leaves its calls.
@@ -265,6 +281,7 @@ class Site:
         libraries: those that `library` may name: "cublaslt", "cudnn".
         aliases: outputs that are their input under another shape: (output, input).
         overwrites: outputs that may take the place of an input that nothing needs afterwards.
+        parts: inputs that may lie in an output from the begin.
         notes: what `explain` is to say of it besides.
     """
 
@@ -277,6 +294,7 @@ class Site:
     scratches: list[Scratch] = field(default_factory=list)
     aliases: list[tuple[Operand, Operand]] = field(default_factory=list)
     overwrites: list[tuple[Operand, Operand]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -338,6 +356,18 @@ class Site:
         """Allow `output` to lie where `input` lay: each unit reads an element before it writes it."""
         self.overwrites.append((output, input))
 
+    @contextmanager
+    def part(self, output: Operand, input: Operand, offset: int) -> Iterator[None]:
+        """Declare that the buffer of `input`, its border too, is that of `output` from `offset` (bytes) on.
+
+        The calls made in the `with` block copy it there. The planner leaves them out where it has whoever
+        makes `input` write it there. An output with parts is made up of them and of nothing else.
+        """
+        calls, launches = len(self.calls), len(self.launches)
+        yield
+        made = (*self.calls[calls:], *self.launches[launches:])
+        self.parts.append(Part(output, input, offset, made))
+
 
 @dataclass(frozen=True, slots=True)
 class BlockedUse:
@@ -347,11 +377,14 @@ class BlockedUse:
         inputs: index of each input that can be blocked -> the border it needs at least.
         outputs: indices of outputs that are blocked then.
         prefers: whether it is worth converting its inputs for it (a convolution), or it only goes along.
+        one_border: whether its inputs and outputs are to have the same border, the largest that any of them
+            needs: inputs can only be parts of an output (`Site.part`) if they have.
     """
 
     inputs: Mapping[int, Pad]
     outputs: tuple[int, ...] = (0,)
     prefers: bool = False
+    one_border: bool = False
 
 
 BlockedRule: TypeAlias = Callable[[Op, int], "BlockedUse | None"]

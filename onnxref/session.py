@@ -256,7 +256,8 @@ class InferenceSession:
         device = self._acceleration.device if self._acceleration else None
 
         def run_once() -> list[Any]:
-            run = Run(Budget(self._limits), self._generator, tuple(observers), watcher, device is not None)
+            budget, has_device = Budget(self._limits), device is not None
+            run = Run(budget, self._generator, tuple(observers), watcher, has_device=has_device)
             return run_plan(plan, inputs, run)
 
         inputs = bind_inputs(self._model.graph, feeds, device)

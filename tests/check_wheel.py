@@ -31,7 +31,7 @@ def main() -> int:
 
 def _sources(base: Path, *folders: str) -> list[str]:
     """Python files, and the data files that they read, below `base`; named as they are imported."""
-    kinds = ("*.py", "*.html", "*.toml")
+    kinds = ("*.py", "*.html", "*.toml", "*.cu", "*.cuh")
     found = [p for folder in folders or (".",) for kind in kinds for p in (base / folder).rglob(kind)]
     names = [p.relative_to(base).as_posix() for p in found if "results" not in p.parts]  # measured, not read
     return [n if n.startswith("onnxref/") else f"onnxref/{n}" for n in names]

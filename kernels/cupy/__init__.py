@@ -1,12 +1,15 @@
-"""Lowerings to CUDA kernels and NVIDIA's libraries. Importing this package registers all of them, without CuPy.
+"""Lowerings to CUDA kernels and libraries of NVIDIA. Importing this package registers them, without CuPy.
 
 One file per operator family describes the work; `code/` holds the kernels themselves, in CUDA C++.
 """
 
 from . import (  # noqa: F401
+    attention,
     batchnorm,
     cast,
     chain,
+    channels,
+    convolution,
     creation,
     elementwise,
     indexing,
@@ -14,13 +17,26 @@ from . import (  # noqa: F401
     joining,
     layout,
     linalg,
+    losses,
+    ml_features,
+    ml_linear,
+    ml_trees,
+    narrow_cast,
     normalization,
+    optimizers,
     padding,
+    pooling,
+    quantization,
+    quantized_conv,
+    quantized_pointwise,
+    recurrent,
     reduction,
     resize,
+    rotary,
     sampling,
     scan,
     selection,
     shape,
     softmax,
+    transposed_convolution,
 )

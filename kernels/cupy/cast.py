@@ -28,9 +28,7 @@ def _emit(
         site.alias(y, x)
         return
     if x.dtype.name in NARROW or y.dtype.name in NARROW:
-        emit_narrow_cast(
-            site, x, y, saturate=bool(saturate), round_mode=round_mode, before_24=before_24
-        )
+        emit_narrow_cast(site, x, y, saturate=bool(saturate), round_mode=round_mode, before_24=before_24)
         return
     emit_program(site, (x,), (y,), [instruction("Cast", (0,))], (1,))
 

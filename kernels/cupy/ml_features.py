@@ -26,7 +26,7 @@ from .movement import check_movable, check_plain, check_result, index_type, magi
 
 _CODE = "onnxref.kernels.cupy.code"
 _kernel = partial(cuda_kernel, _CODE, "ml_features.cu")
-_encoder = partial(cuda_kernel, _CODE, "ml_encoders.cu")
+_one_hot = partial(cuda_kernel, _CODE, "one_hot_encoder.cu")
 NUMBERS = ("float32", "float64", "int32", "int64")
 _ITEMS = 4  # elements of a thread, as in the kernels
 
@@ -216,7 +216,7 @@ def _encode(site: Site, x: Operand, lookup: reference.Lookup, attributes: dict[s
     check_result(y, x.shape)
     keys = _of_attributes(site, attributes, "keys", lambda: lookup._keys)
     table = _of_attributes(site, attributes, "values", lambda: np.append(values[lookup._order], values[-1:]))
-    kernel = _encoder("look_up", KEY=CTYPES[key], UNIT=y.dtype.itemsize)
+    kernel = cuda_kernel(_CODE, "label_encoder.cu", "look_up", KEY=CTYPES[key], UNIT=y.dtype.itemsize)
     if x.size:
         site.launch(kernel, x, y, x.size, keys, keys.array.size, table, grid=grid_for(x.size))
 
@@ -236,7 +236,7 @@ def label_encoder_4(site: Site, x: Operand, **attributes: Any) -> None:
 
 
 @lower("OneHotEncoder", since=1, domain=ML, backend="cupy")
-def one_hot_encoder(
+def one_hot_one_hot(
     site: Site,
     x: Operand,
     *,
@@ -259,9 +259,9 @@ def one_hot_encoder(
     sorted_keys = kept(site, cats_int64s, "keys", lambda: keys)
     columns = kept(site, cats_int64s, "columns", lambda: (width - 1 - last).astype(np.int32))
     found = site.scratch(4 * x.size)
-    defines = {"T": CTYPES[x.dtype.name], "KEY": "int64_t"}
-    arguments = (x, found, x.size, sorted_keys, columns, keys.size)
-    site.launch(_encoder("category", **defines), *arguments, grid=grid_for(x.size))
-    site.launch(
-        _encoder("one_hot_row", **defines), found, y, y.size, width, grid=grid_for(y.size, per_thread=4)
-    )
+    index = index_type(y.size * 2)  # one more step than there are elements
+    defines = {"T": CTYPES[x.dtype.name], "KEY": "int64_t", "INDEX": index}
+    known = (sorted_keys, columns, keys.size)
+    site.launch(_one_hot("category", **defines), x, found, x.size, *known, grid=grid_for(x.size))
+    extents = (y.size, width, magic(width))
+    site.launch(_one_hot("one_hot_row", **defines), found, y, *extents, grid=grid_for(y.size, per_thread=4))

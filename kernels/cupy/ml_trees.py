@@ -27,7 +27,7 @@ from ._rows import BUSY
 from .ml_scores import emit_finish
 from .movement import check_plain, check_result, only_output
 
-_kernel = partial(cuda_kernel, "onnxref.kernels.cupy.code", "ml_trees.cu")
+_CODE = "onnxref.kernels.cupy.code"
 _GROUP = 32  # trees whose votes are added up before they join the others'
 _LEAVES = 1 << 24  # leaves that are on their way from one kernel to the next: what a cache holds
 _FEW_ROWS = 64  # below these, the threads of a warp have different trees, else different rows
@@ -195,7 +195,7 @@ def _shape(x: Operand, trees: _Trees) -> tuple[int, int]:
 
 
 def _emit_scores(site: Site, x: Operand, trees: _Trees, aggregate: str) -> Scratch:
-    """Emit the walks and the votes, some rows after the others; return where the scores (rows, targets) lie."""
+    """Emit the walks and the votes, some rows after the others; return the scores (rows, targets)."""
     facts, n_trees = trees.facts, trees.facts["n_trees"]
     rows, features = _shape(x, trees)
     targets = facts["n_targets"]
@@ -208,8 +208,8 @@ def _emit_scores(site: Site, x: Operand, trees: _Trees, aggregate: str) -> Scrat
         _emit_walk(site, x, begin, count, features, trees, leaves, by_tree=by_tree)
         team = 32 if count * targets < BUSY // 8 and n_trees > _GROUP else 1
         width = next(w for w in (1, 2, 4, 8) if w >= min(targets, 8))
-        kernel = _kernel(
-            "vote", VOTES=facts["votes"], WIDTH=width, TEAM=team, GROUP=_GROUP,
+        kernel = cuda_kernel(
+            _CODE, "ml_votes.cu", "vote", VOTES=facts["votes"], WIDTH=width, TEAM=team, GROUP=_GROUP,
             AGGREGATE={"MIN": 1, "MAX": 2}.get(aggregate, 0),
             WEIGHT=CTYPES[trees.arrays["weight"].array.dtype.name],
         )  # fmt: skip
@@ -240,7 +240,8 @@ def _emit_walk(
     # Enough threads to hide the way to the nodes.
     slices = min(n_trees, 65535, -(-2 * BUSY // count))
     per_thread = -(-n_trees // slices)
-    kernel = _kernel("walk", WIDE=trees.facts["wide"], T=CTYPES[x.dtype.name], BY_TREE=int(by_tree))
+    defines = {"WIDE": trees.facts["wide"], "T": CTYPES[x.dtype.name], "BY_TREE": int(by_tree)}
+    kernel = cuda_kernel(_CODE, "ml_trees.cu", "walk", **defines)
     across = (n_trees, count) if by_tree else (count, -(-n_trees // per_thread))
     site.launch(
         kernel,

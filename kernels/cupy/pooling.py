@@ -1,8 +1,8 @@
 """Pools on the GPU: MaxPool with and without indices, AveragePool, LpPool, whole images, MaxUnpool.
 
-Maxima, indices and MaxUnpool are exact. Sums of n elements are within n units in the last place of float32 (float64
-for float64) of the sum of magnitudes, norms likewise, beside one rounding to the type. Tensors lie plain, or with
-the channels last; whole images are reductions.
+Maxima, indices and MaxUnpool are exact. Sums of n elements are within n units in the last place of float32
+(float64 for float64) of the sum of magnitudes, norms likewise, beside one rounding to the type. Tensors lie
+plain, or with the channels last; whole images are reductions.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from onnxref.registry import INTERNAL
 
 from ..numpy._windows import Windows, per_axis, slide
 from . import reduction  # noqa: F401 - registers what whole images are pooled by
+from ._conv import CODE, extents, is_last, three
 from ._rows import FLOATS, vector_width
 from ._views import View, emit_view
-from .convolution import CODE, extents, is_last, three
 from .movement import index_type
 
 _BYTES = ("int8", "uint8")
@@ -252,7 +252,11 @@ def max_unpool(
         for axis, extent in enumerate(x.shape[2:])
     ]
     total = math.prod((*x.shape[:2], *inner))
-    if min(inner) < 0 or max(total, x.size) >= 2**31 or (output_shape is None and y.shape[2:] != tuple(inner)):
+    if (
+        min(inner) < 0
+        or max(total, x.size) >= 2**31
+        or (output_shape is None and y.shape[2:] != tuple(inner))
+    ):
         raise Unsupported(f"unpooling {x} to {inner}")
     owners = site.scratch(4 * max(1, total))
     file = "unpool.cu"

@@ -9,6 +9,7 @@ from . import (  # noqa: F401
     borders,
     cast,
     chain,
+    channels,
     convolution,
     elementwise,
     indexing,

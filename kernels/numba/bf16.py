@@ -110,7 +110,7 @@ def multiply(product: _Product, row: Argument, addend: Argument, width: int, row
     table = product.table // np.maximum(1, [M * K, K * N]) * [M * pairs * _PAIR, stack_bytes]
     bounds = product.clips
     site.call(
-        native(GEMM, "product", "float32", "" if bounds else product.activation, "", form()),
+        native(GEMM, "product", "float32", "" if bounds else product.activation, False, form()),
         *(held, _weights(product, width), product.y, row, addend),
         site.pack((), ("matrix table", *map(tuple, table.tolist())), lambda: table),
         *(M, N, pairs),

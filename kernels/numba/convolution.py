@@ -3,9 +3,8 @@
 Algorithms:
     direct    one fused multiply-add per product; within 1e-5 of max|y| of the reference for real layers
               (each sum is rounded as often as it has terms, which `sqrt(terms) * 6e-8` describes).
-    Winograd  F(4x4, 3x3) within 1e-4 and F(2x2, 3x3) within 2e-5 of max|y|, for 3x3 kernels of stride 1
-              where it is faster by the estimate of `winograd_size` and precision is not "strict". An
-              infinity makes NaN of the outputs in its tile.
+    Winograd  see `winograd`; for some kernels of stride 1, where it is faster by estimate and precision is
+              not "strict".
 
 An input with few channels (an image) stays plain and is read pixel by pixel.
 """
@@ -42,12 +41,11 @@ from . import bf16
 from .speed import flops
 
 CODE = "onnxref.kernels.numba.code.convolution"
-WINOGRAD = "onnxref.kernels.numba.code.winograd"
 
 _IN_REGISTERS = ("", "Relu", "Clip", "LeakyRelu")
 _ROW_BLOCK_BYTES = 512 * 1024  # of input: what a unit's rows may take of the nearest big cache
-_UNITS = 8  # at least so many for the threads to share, where the shapes allow
-_NEAR_BYTES = 512 * 1024  # weights of which it is supposed that they stay in the second cache
+UNITS = 8  # at least so many for the threads to share, where the shapes allow
+NEAR_BYTES = 512 * 1024  # weights of which it is supposed that they stay in the second cache
 _COLUMNS = (14, 13, 12, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1)
 
 
@@ -198,16 +196,23 @@ def convolve(
     activation: str = "",
     alpha: float = 0.0,
     beta: float = 0.0,
+    order: Sequence[int] | None = None,
     **attributes: Any,
 ) -> None:
-    """Lower a convolution by the way that its shapes and layouts ask for."""
+    """Lower a convolution by the way that its shapes and layouts ask for.
+
+    Args:
+        order: see the reference's FusedConv.
+    """
     if x.dtype != np.float32 or w.dtype != np.float32:
         raise Unsupported(f"{x.dtype.name}")
     windows = conv_windows(x, w, group=group, **attributes)
     if group != 1:
         epilogue = Epilogue(b, residual, activation, alpha, beta)
-        _convolve_grouped(site, x, w, epilogue, windows, group)
+        _convolve_grouped(site, x, w, epilogue, windows, group, order)
         return
+    if order is not None:
+        raise Unsupported("an order of channels without groups")
     found = geometry(x, w, windows)
     if w.constant is None or (b is not None and b.constant is None):
         raise Unsupported("weights or bias that are not constant")
@@ -223,16 +228,24 @@ def convolve(
     epilogue = Epilogue(b, residual, activation, alpha, beta)
     if 0 in (found.n, found.m, *found.out):
         return
-    size = winograd_size(found) if site.precision != "strict" and x.layout is not None else 0
-    in_pairs = bf16.takes_convolution(site, x, found, size)
-    if size and not in_pairs:
-        _winograd(site, x, w, y, found, epilogue, size)
+    from . import winograd
+
+    scheme = winograd.choose(found) if site.precision != "strict" and x.layout is not None else None
+    in_pairs = bf16.takes_convolution(site, x, found, 0 if scheme is None else max(scheme.size))
+    if scheme is not None and not in_pairs:
+        winograd.emit(site, x, w, y, found, epilogue, scheme)
     else:
         _direct(site, x, w, y, found, epilogue, in_pairs)
 
 
 def _convolve_grouped(
-    site: Site, x: Operand, w: Operand, epilogue: Epilogue, windows: Windows, group: int
+    site: Site,
+    x: Operand,
+    w: Operand,
+    epilogue: Epilogue,
+    windows: Windows,
+    group: int,
+    order: Sequence[int] | None,
 ) -> None:
     from . import grouped
 
@@ -250,6 +263,7 @@ def _convolve_grouped(
         activation=epilogue.activation,
         alpha=epilogue.alpha,
         beta=epilogue.beta,
+        order=order,
     )
 
 
@@ -360,9 +374,9 @@ def _direct(
     rows, columns = choose_tile(height, width, vectors)
     row_bytes = -(-g.c // source.inputs) * source.row * g.strides[0]
     if flat:
-        wanted = max(round(width * g.c * 4 / _ROW_BLOCK_BYTES), -(-_UNITS // (g.n * groups)))
+        wanted = max(round(width * g.c * 4 / _ROW_BLOCK_BYTES), -(-UNITS // (g.n * groups)))
         pieces = max(1, min(width // columns, wanted))
-    block_rows = _row_block(height, rows, row_bytes, -(-_UNITS // (g.n * groups)))
+    block_rows = _row_block(height, rows, row_bytes, -(-UNITS // (g.n * groups)))
     row_blocks = -(-height // block_rows)
     place, r_image, r_block, r_row, r_pixel = epilogue.residual_place()
     unroll = 1 if plain else 4
@@ -374,7 +388,7 @@ def _direct(
     packed = site.pack(
         (w,),
         ("conv weights", lanes, vectors, source.inputs, in_pairs),
-        lambda: pack(_constant(w), lanes, vectors, source.inputs),
+        lambda: pack(constant_of(w), lanes, vectors, source.inputs),
     )
     taps = math.prod(g.kernel) * -(-g.c // source.inputs) * source.inputs
     tile = (
@@ -384,7 +398,7 @@ def _direct(
         *epilogue.steps,
     )  # fmt: skip
     count = -(-block_rows // rows) * -(-width // pieces // columns)
-    ahead = 0 if plain or groups == 1 else _ahead(count, packed.array.nbytes)
+    ahead = 0 if plain or groups == 1 else lines_ahead(count, packed.array.nbytes)
     edge = _edge(site, tile, x, g, rows, columns) if plain else ()
     site.call(
         native(
@@ -403,14 +417,14 @@ def _direct(
     )  # fmt: skip
 
 
-def _ahead(tiles: int, weights: int) -> int:
+def lines_ahead(tiles: int, weights: int) -> int:
     """Return how many cache lines of weights a pass fetches so that `tiles` tiles fetch them all."""
-    if weights < _NEAR_BYTES:
+    if weights < NEAR_BYTES:
         return 0
     return 1 if tiles >= 8 else 2 if tiles >= 4 else 4 if tiles >= 2 else 8
 
 
-def _constant(operand: Operand) -> Array:
+def constant_of(operand: Operand) -> Array:
     assert operand.constant is not None
     return operand.constant
 
@@ -498,99 +512,4 @@ def _pack_weights(w: Array, lanes: int, vectors: int, inputs: int) -> Array:
     full[:m, :c] = w
     ordered = full.reshape(blocks * lanes, parts, inputs, kh, kw).transpose(1, 3, 4, 2, 0)
     groups = [ordered[..., at : at + vectors * lanes] for at in range(0, blocks * lanes, vectors * lanes)]
-    return np.concatenate([group.reshape(-1) for group in groups])
-
-
-# Winograd -----------------------------------------------------------------------------------------
-
-_TRANSFORMS = {
-    2: np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2.0,
-    4: np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24.0,
-}  # fmt: skip
-_TRANSFORM_CYCLES = {2: (40, 35), 4: (120, 100)}  # of a tile and vector: input, output
-_BYTES_PER_CYCLE = 4.5  # that weights come with from far memory
-_TILE_BYTES = 1200 * 1024  # of a block's transformed input: it stays in the second cache
-
-
-def winograd_size(g: Geometry) -> int:
-    """Return the size of Winograd's tiles, 2 or 4, that takes the least time; 0 for direct convolution.
-
-    Time is that of the products and transforms and, mostly at the same time, that of fetching weights.
-    """
-    lanes = target().lanes
-    if g.kernel != (3, 3) or g.strides != (1, 1) or g.dilations != (1, 1) or min(g.c, g.m) < lanes:
-        return 0
-    c, m = -(-g.c // lanes), -(-g.m // lanes)
-    product = c * m * lanes / 2
-
-    def time(cycles: float, taps: int, passes: int = 1) -> float:
-        weights = taps * c * m * lanes * lanes * 4
-        fetch = weights * (passes if weights > _NEAR_BYTES else 1) / _BYTES_PER_CYCLE
-        return max(cycles, fetch) + 0.3 * min(cycles, fetch)
-
-    times = {0: time(g.n * math.prod(g.out) * 9 * product, 9)}
-    for size, (before, after) in _TRANSFORM_CYCLES.items():
-        tiles = g.n * -(-g.out[0] // size) * -(-g.out[1] // size)
-        products = (size + 2) ** 2
-        cycles = tiles * (1.1 * products * product + before * c + after * m)
-        passes = g.n * -(-(tiles // g.n) // _tiles_that_fit(size, c, lanes))
-        times[size] = 1.05 * time(cycles, products, passes)
-    return min(times, key=times.__getitem__)
-
-
-def _tiles_that_fit(size: int, parts: int, lanes: int) -> int:
-    return max(8, _TILE_BYTES // ((size + 2) ** 2 * parts * lanes * 4))
-
-
-def _winograd(
-    site: Site, x: Operand, w: Operand, y: Operand, g: Geometry, epilogue: Epilogue, size: int
-) -> None:
-    lanes = target().lanes
-    vector = 4 * lanes
-    source, goal = Place.of(x, g.pads), Place.of(y)
-    parts, blocks = -(-g.c // lanes), -(-g.m // lanes)
-    vectors = min(2, blocks)
-    groups = -(-blocks // vectors)
-    last = blocks - (groups - 1) * vectors
-    across, down = -(-g.out[1] // size), -(-g.out[0] // size)
-    products = (size + 2) ** 2
-    tiles = across * down
-    wanted = min(tiles // 8, -(-_UNITS // (2 * g.n * groups)))  # each fetches all weights again
-    tile_blocks = max(1, wanted, -(-tiles // _tiles_that_fit(size, parts, lanes)))
-    _, columns = choose_tile(1, tiles // tile_blocks, vectors)
-    held = -(-tiles // tile_blocks)
-    v_step = (parts * held | 1) * vector  # odd multiples do not fall onto the same lines of the cache
-    m_step = (vectors * held | 1) * vector
-    copy = site.scratch(products * (v_step + m_step + vector), per_thread=True)
-    place, r_image, r_block, r_row, r_pixel = epilogue.residual_place()
-    packed = site.pack(
-        (w,),
-        ("conv winograd weights", size, lanes, vectors),
-        lambda: _pack_winograd(_constant(w), size, lanes, vectors),
-    )
-    ahead = _ahead(-(-held // columns), packed.array.nbytes)
-    site.call(
-        native(WINOGRAD, "winograd", size, columns, vectors, last, lanes, ahead, epilogue.second),
-        parts, held * vector, 1, 0, 1, 0, lanes // 4, 0, held * vector, 0, 0, 0, *epilogue.steps,
-        source.address, packed, goal.address, place, epilogue.packed_bias(site, w, g.m, lanes),
-        groups, tile_blocks, across, down, held,
-        source.image, goal.image, r_image, source.block, source.row, r_pixel,
-        float(epilogue.alpha), float(epilogue.beta),
-        copy, copy.nbytes, goal.block, goal.row, r_block, r_row,
-        *g.out, products * parts * lanes * vectors * vector, v_step, m_step,
-        units=g.n * tile_blocks * groups,
-        work=g.flops / flops() / (2.5 if size == 4 else 1.6),
-        grain=groups if g.n * tile_blocks >= 4 else 1,
-    )  # fmt: skip
-
-
-def _pack_winograd(w: Array, size: int, lanes: int, vectors: int) -> Array:
-    """Return transformed weights (M, C, 3, 3) as [group][products][C][vectors * lanes], flat."""
-    m, c = w.shape[:2]
-    edge = size + 2
-    full = np.zeros((-(-m // lanes) * lanes, -(-c // lanes) * lanes, edge, edge), np.float32)
-    full[:m, :c] = _TRANSFORMS[size] @ w.astype(np.float64) @ _TRANSFORMS[size].T
-    ordered = full.reshape(*full.shape[:2], edge * edge).transpose(2, 1, 0)
-    step = vectors * lanes
-    groups = [ordered[..., at : at + step] for at in range(0, len(full), step)]
     return np.concatenate([group.reshape(-1) for group in groups])

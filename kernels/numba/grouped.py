@@ -41,7 +41,11 @@ _TILES = (14, 13, 10, 8, 7, 4, 2, 1)
 
 @dataclass(frozen=True, slots=True)
 class GroupedShape:
-    """A grouped convolution as seen by this file, always with two spatial axes."""
+    """A grouped convolution as seen by this file, always with two spatial axes.
+
+    Attributes:
+        order: input channels in the order in which the weights take them; None as they are.
+    """
 
     channels: int
     made: int
@@ -52,6 +56,7 @@ class GroupedShape:
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     begins: tuple[int, ...]
+    order: tuple[int, ...] | None = None
 
     @property
     def pad(self) -> Pad:
@@ -88,6 +93,7 @@ def _shape(
     dilations: Sequence[int],
     pads: Sequence[int],
     group: int,
+    order: Sequence[int] | None = None,
 ) -> GroupedShape:
     if x.dtype != np.float32 or w.dtype != np.float32:
         raise Unsupported(f"grouped convolution of {x.dtype.name}")
@@ -112,6 +118,7 @@ def _shape(
         windows.strides,
         windows.dilations,
         windows.begins,
+        None if order is None else tuple(order),
     )
 
 
@@ -158,13 +165,14 @@ def emit(
     activation: str = "",
     alpha: float = 0.0,
     beta: float = 0.0,
+    order: Sequence[int] | None = None,
 ) -> None:
     """Add the calls of a convolution with group > 1; pads are begins, then ends, one of each per axis.
 
     Tensors that are not in blocks, or lack the border, are brought into blocks in scratch memory.
     """
     (y,) = site.outputs
-    shape = _shape(x, w, kernel, strides, dilations, pads, group)
+    shape = _shape(x, w, kernel, strides, dilations, pads, group, order)
     if b is not None and b.constant is None:
         raise Unsupported("grouped convolution with a bias that is not constant")
     if y is None or y.size == 0:
@@ -239,22 +247,28 @@ class _Choice:
     speed: float
 
 
-def _choose(site: Site, s: GroupedShape, w: Operand, weights: Callable[[], Array], key: Hashable) -> _Choice:
+def _choose(
+    site: Site, s: GroupedShape, w: Operand, weights: Callable[[], Array], key: Hashable, plane: int
+) -> _Choice:
     lanes, registers = target().lanes, target().registers
     columns, stride = s.out[1], s.strides[1]
     span = lanes // s.outputs * s.inputs
-    if s.inputs == s.outputs == 1:
+    if s.inputs == s.outputs == 1 and s.order is None:
         wide = s.kernel[1] if s.kernel[1] <= _WIDEST else 0
         pixels = tile_of(columns, min(14, registers - (wide or 1) - 2))
         fixed = (stride, s.dilations[1]) if wide else (0, 0)
         packed = site.pack((w,), ("depthwise", key, lanes), lambda: _shuffled_weights(weights(), lanes))
         return _Choice("depthwise", (pixels, wide, *fixed), packed, (), 0.44 * flops())
-    if lanes % s.outputs == 0 and span <= lanes and lanes % span == 0 and s.outputs < lanes:
+    is_near = lanes % s.outputs == 0 and span <= lanes and lanes % span == 0 and s.outputs < lanes
+    if is_near and s.order is None:
         pixels = tile_of(columns, min(14, registers - s.inputs - 3))
         packed = site.pack((w,), ("shuffled", key, lanes), lambda: _shuffled_weights(weights(), lanes))
         return _Choice("shuffled", (pixels, stride, s.inputs, s.outputs), packed, (), 0.25 * flops())
     pixels = tile_of(columns, min(14, registers - 3), 4)  # each tile reads all weights anew
-    entries, heads, unroll, is_whole = _segments(s, lanes)
+    entries, heads = _segments(s, lanes)
+    unroll = next(n for n in (4, 2, 1) if s.inputs % n == 0)
+    is_whole = bool((entries[:, 2] == lanes << 32).all())
+    variant = (pixels, stride, unroll, s.order is None, is_whole)
     packed = site.pack(
         (w,), ("segments", key, lanes), lambda: _segment_weights(weights(), s, lanes, entries, heads)
     )
@@ -262,8 +276,9 @@ def _choose(site: Site, s: GroupedShape, w: Operand, weights: Callable[[], Array
     tables = (
         site.pack((), (*shared, "entries"), lambda: entries),
         site.pack((), (*shared, "heads"), lambda: heads),
+        site.pack((), (*shared, "offsets", plane, s.order), lambda: _channel_offsets(s, lanes, plane)),
     )
-    return _Choice("segments", (pixels, stride, unroll, is_whole), packed, tables, 0.5 * flops())
+    return _Choice("segments", variant, packed, tables, 0.5 * flops())
 
 
 def convolve_blocks(
@@ -286,13 +301,15 @@ def convolve_blocks(
     Args:
         weights: makes the weights (M, C / group, taps) of `w`.
         key: tells them from others of `w`.
-        common: address, image, plane and row of input, output and residual.
+        common: address, image, plane and row of input, output and residual, all but addresses known.
         spacing: distance of neighbouring outputs in pixels.
     """
     lanes = target().lanes
     blocks = -(-s.made // lanes)
     macs = batch * s.made * s.inputs * s.out[0] * s.out[1] * s.kernel[0] * s.kernel[1]
-    choice = _choose(site, s, w, weights, key)
+    plane = common[2]
+    assert isinstance(plane, int)
+    choice = _choose(site, s, w, weights, key, plane)
     site.call(
         native(CODE, choice.kind, lanes, *choice.variant, activation, has_residual, spacing),
         *common,
@@ -332,43 +349,37 @@ def _shuffled_weights(plain: Array, lanes: int) -> Array:
     return held
 
 
-def _segments(s: GroupedShape, lanes: int) -> tuple[Array, Array, int, bool]:
-    """Return the tables of `code.grouped.segments`, and what divides all segments' channels."""
-    entries: list[tuple[int, int, int, int]] = []
+def _segments(s: GroupedShape, lanes: int) -> tuple[Array, Array]:
+    """Return the tables of `code.grouped.segments` but the channels' places."""
+    entries: list[tuple[int, int, int]] = []
     heads = []
-    taps = s.kernel[0] * s.kernel[1]
-    at = 0
+    nbytes = 4 * lanes * s.inputs * s.kernel[0] * s.kernel[1]  # of a segment's weights
     for first in range(0, s.made, lanes):
         stop = min(s.made, first + lanes)
-        begin, offset = len(entries), at
+        begin = len(entries)
         for g in range(first // s.outputs, (stop - 1) // s.outputs + 1):
             low = max(first, g * s.outputs) - first
             high = min(stop, (g + 1) * s.outputs) - first
             if high == s.made - first:
                 high = lanes  # lanes past the last channel have weights of zero
-            channel, end = g * s.inputs, (g + 1) * s.inputs
-            while channel < end:
-                count = min(end, (channel // lanes + 1) * lanes) - channel
-                entries.append((channel // lanes, channel % lanes, count, low | high << 32))
-                at += count * taps * lanes * 4
-                channel += count
-        heads.append((begin, len(entries) - begin, offset))
-    table = np.array(entries, np.int64)
-    unroll = next(n for n in (4, 2, 1) if not (table[:, 2] % n).any())
-    is_whole = bool((table[:, 3] == lanes << 32).all())
-    return table, np.array(heads, np.int64), unroll, is_whole
+            entries.append((g * s.inputs, s.inputs, low | high << 32))
+        heads.append((begin, len(entries) - begin, begin * nbytes))
+    return np.array(entries, np.int64), np.array(heads, np.int64)
+
+
+def _channel_offsets(s: GroupedShape, lanes: int, plane: int) -> Array:
+    """Return where the channels lie that the weights take, in bytes from the first of the tensor."""
+    channels = np.arange(s.channels) if s.order is None else np.array(s.order)
+    return (channels // lanes * plane + channels % lanes * 4).astype(np.int64)
 
 
 def _segment_weights(plain: Array, s: GroupedShape, lanes: int, entries: Array, heads: Array) -> Array:
     """Return weights (M, C / group, taps) in the order of `code.grouped.segments`."""
-    parts = []
+    held = np.zeros((len(entries), plain.shape[2], s.inputs, lanes), np.float32)
     for block, (first, count, _) in enumerate(heads.tolist()):
-        for i_block, lane, channels, bounds in entries[first : first + count].tolist():
+        for at in range(first, first + count):
+            bounds = int(entries[at, 2])
             low, high = bounds & 0xFFFFFFFF, bounds >> 32
-            outs = slice(block * lanes + low, min(s.made, block * lanes + high))
-            ins = (i_block * lanes + lane) % s.inputs
-            part = np.zeros((plain.shape[2], channels, lanes), np.float32)
-            chosen = plain[outs, ins : ins + channels]
-            part[..., low : low + len(chosen)] = chosen.transpose(2, 1, 0)
-            parts.append(part.reshape(-1))
-    return np.concatenate(parts)
+            chosen = plain[block * lanes + low : min(s.made, block * lanes + high)]
+            held[at, ..., low : low + len(chosen)] = chosen.transpose(2, 1, 0)
+    return held

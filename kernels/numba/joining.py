@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -72,7 +73,34 @@ def _concat_blocked(op: Op, lanes: int) -> BlockedUse | None:
         return None
     if axis not in (1, 1 - inputs[0].ndim) or not _whole_blocks([x.shape[1] for x in inputs], lanes):
         return None
-    return BlockedUse(dict.fromkeys(range(len(inputs)), NO_PAD))
+    # Of one image, the inputs are pieces of the output's buffer if nothing but their channels differs.
+    return BlockedUse(dict.fromkeys(range(len(inputs)), NO_PAD), one_border=inputs[0].shape[0] == 1)
+
+
+def _concat_blocked_inputs(site: Site, output: Operand, inputs: Sequence[Operand]) -> None:
+    """Add the calls that copy blocked inputs into a blocked output, along their channels."""
+    assert output.layout is not None
+    lanes = output.layout.lanes
+    if not _whole_blocks([x.shape[1] for x in inputs], lanes):
+        raise Unsupported("pieces that share a block")
+    if output.shape[0] == 1 and all(x.layout == output.layout for x in inputs):
+        _concat_buffers(site, output, inputs)
+        return
+    begin = 0
+    for x in inputs:
+        _copy_blocked(site, output, x, x.shape[1], begin, 0)
+        begin += -(-x.shape[1] // lanes)
+
+
+def _concat_buffers(site: Site, output: Operand, inputs: Sequence[Operand]) -> None:
+    """Lay whole buffers, borders too, one behind the other: no call where an input is made in its place."""
+    size = output.dtype.itemsize
+    begin = 0
+    for x in inputs:
+        elements = x.buffer_bytes // size
+        with site.part(output, x, begin * size):
+            emit_box(site, output, x, [Dim(elements, 1, 1)], goal_offset=begin)
+        begin += elements
 
 
 def _concat(site: Site, inputs: Sequence[Operand], axis: int) -> None:
@@ -85,14 +113,12 @@ def _concat(site: Site, inputs: Sequence[Operand], axis: int) -> None:
         raise Unsupported("inputs of different shapes")
     check_result(output, [*shape[:at], sum(x.shape[at] for x in inputs), *shape[at + 1 :]])
     if _is_blocked([output, *inputs]):
-        assert output.layout is not None
-        lanes = output.layout.lanes
-        if at != 1 or not _whole_blocks([x.shape[1] for x in inputs], lanes):
+        if at != 1:
             raise Unsupported("pieces that share a block")
-        begin = 0
-        for x in inputs:
-            _copy_blocked(site, output, x, x.shape[1], begin, 0)
-            begin += -(-x.shape[1] // lanes)
+        _concat_blocked_inputs(site, output, inputs)
+        return
+    if math.prod(shape[:at]) == 1:
+        _concat_buffers(site, output, inputs)
         return
     strides = row_strides(shape)
     begin = 0

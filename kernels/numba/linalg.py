@@ -31,7 +31,7 @@ _KINDS = ("float32", "float64", "float16", "bfloat16", "int32", "int64", "uint32
 _NARROW = ("float16", "bfloat16")
 _STEPS = 768  # of k in a block: a panel of them and a block of A stay in the second-level cache
 _BLOCK_BYTES = 1 << 19  # of A in a block
-_LARGE = 4 << 20  # bytes of a constant B that is not worth a packed copy where that gains nothing
+_LARGE = 1 << 20  # bytes of a constant (N, K) that one row reads where it lies, without a packed copy
 _UNITS = 12  # as many are wanted, so that threads end together
 
 
@@ -162,6 +162,9 @@ def _multiply(product: _Product, bias: Operand | None, residual: Operand | None)
     if bf16.takes(product):
         bf16.multiply(product, *_addends(product, bias, residual), width, rows, steps)
         return
+    if _is_row_by_rows(product):
+        _multiply_row(product, bias, residual)
+        return
     a = _widened(product, product.a)
     b, b_step, b_panel, table, packs = _panels_of_b(product, width)
     row, addend = _addends(product, bias, residual)
@@ -188,6 +191,36 @@ def _multiply(product: _Product, bias: Operand | None, residual: Operand | None)
     )
     if product.is_narrow:
         _convert(product, "float32", y.dtype.name, goal, y, y.size)
+
+
+def _is_row_by_rows(product: _Product) -> bool:
+    """Whether one row meets the rows of a large B: bound by memory, so that B is best read where it lies."""
+    is_single = product.M == 1 and product.matrices == 1 and product.a.size == product.K
+    return is_single and product.trans_b and product.b.nbytes >= _LARGE and not product.is_narrow
+
+
+def _multiply_row(product: _Product, bias: Operand | None, residual: Operand | None) -> None:
+    """Emit the product of one row and B (N, K)."""
+    site, b, size, lanes = product.site, product.b, product.size, target().vector_bytes // product.size
+    bounds = product.clips
+    scratch = LINE + target().vector_bytes * lanes
+    site.call(
+        native(
+            "onnxref.kernels.numba.code.gemv",
+            "row_product",
+            product.kind,
+            "" if bounds else product.activation,
+        ),
+        *(product.a, b, product.y, *_addends(product, bias, residual)),
+        *(product.N, product.K, product.K * size),
+        SCALE * (product.scale != 1) + CLIP * (bounds is not None),
+        *(_factor(product, product.scale), *(bounds or (0.0, 0.0))),
+        *(float(product.alpha), float(product.act_beta)),
+        *(site.scratch(scratch, per_thread=True), scratch),
+        units=-(-product.N // lanes),
+        work=b.nbytes * 0.07,
+        grain=2,
+    )
 
 
 def _blocking(product: _Product, panels: int) -> tuple[int, int]:
@@ -224,8 +257,8 @@ def _widened(product: _Product, operand: Operand) -> Argument:
     return wide
 
 
-def _panels_of_b(product: _Product, width: int) -> tuple[Argument, int, int, Array, str]:
-    """Return B in panels: where, bytes between steps of k, between panels; table; how the kernel packs."""
+def _panels_of_b(product: _Product, width: int) -> tuple[Argument, int, int, Array, bool]:
+    """Return B in panels: where, bytes between steps of k, between panels; the table; whether to pack it."""
     site, b, size = product.site, product.b, product.size
     lanes = target().vector_bytes // size
     N, K = product.N, product.K
@@ -234,10 +267,7 @@ def _panels_of_b(product: _Product, width: int) -> tuple[Argument, int, int, Arr
     places = product.table * size
     packed_places = places.copy()
     packed_places[:, 1] = product.table[:, 1] // max(1, N * K) * packed_bytes
-    packed = (width * size, width * K * size, packed_places, "")
-    if product.trans_b and product.M == 1 and b.nbytes >= _LARGE and not product.is_narrow:
-        # Bound by memory: turning panels on the way costs nothing, and saves a copy of constant weights.
-        return b, size, width * K * size, places, "columns"
+    packed = (width * size, width * K * size, packed_places, False)
     if b.constant is not None:
         held, kind, transposed = b.constant, np.dtype(product.kind), product.trans_b
         key = ("panels of B", width, transposed, b.shape)
@@ -250,7 +280,7 @@ def _panels_of_b(product: _Product, width: int) -> tuple[Argument, int, int, Arr
         # Rows far apart would need a page each and crowd in few sets of the cache.
         is_slow = (N * size >= 2048 and product.M >= 16) or (N % lanes != 0 and product.M >= 64)
         packs = product.K > 0 and (is_slow or not can_stay)
-        return b, N * size, width * size, places, "rows" if packs else ""
+        return b, N * size, width * size, places, packs
     scratch = site.scratch(stack * packed_bytes)
     stacks = np.arange(stack, dtype=np.int64).repeat(2).reshape(-1, 2) * (N * K * b.dtype.itemsize)
     row_bytes = (K if product.trans_b else N) * b.dtype.itemsize

@@ -64,12 +64,17 @@ def fused_conv(
     activation: str = "",
     alpha: float = 0.0,
     beta: float = 0.0,
+    order: Ints = None,
     ctx: Context,
 ) -> Array:
-    """Return activation(Conv-11(x, w, b) + residual)."""
+    """Return activation(Conv-11(x, w, b) + residual).
+
+    Args:
+        order: channels of x in the order in which w takes them; None as they are.
+    """
     conv = find("", "Conv", 11).kernel
     y = conv(
-        x,
+        x if order is None else x[:, order],
         w,
         b,
         auto_pad=auto_pad,
@@ -81,6 +86,14 @@ def fused_conv(
         ctx=ctx,
     )
     return activate(y if residual is None else y + residual, activation, alpha, beta)
+
+
+@op("ShuffleChannels", since=1, domain=INTERNAL)
+def shuffle_channels(x: Array, *, groups: int) -> Array:
+    """Return x (N, C, ...) with the channels of `groups` groups in turns: the first of each, the second."""
+    n, c, *spatial = x.shape
+    parts = x.reshape(n, groups, c // groups, *spatial)
+    return np.ascontiguousarray(parts.swapaxes(1, 2)).reshape(x.shape)
 
 
 @op("FusedMatMul", since=1, domain=INTERNAL)

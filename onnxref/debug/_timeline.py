@@ -273,26 +273,21 @@ class _Span:
 
 
 def _buffers(program: Program) -> list[_Span]:
-    """Return the buffers of a program: aliases, and outputs in the place of an input, are one with it."""
+    """Return the buffers of a program: whatever lies in another operand is one with it.
+
+    The memory of a Concat is in use from when its first part is made.
+    """
     spans: dict[Operand, _Span] = {}
     for index, lowered in enumerate(program.lowered):
         for operand in (*lowered.op.outputs, *lowered.op.inputs):
-            if operand is not None:
-                spans.setdefault(operand, _Span(operand, lowered.op, index, index)).last = index
-    places: dict[tuple[str, int], list[_Span]] = {}
-    for span in sorted(spans.values(), key=lambda span: span.first):
-        place = program.place_of(span.operand)
-        if place.kind not in ("arena", "output"):
-            continue
-        known = places.setdefault((place.kind, place.index), [])
-        # Two buffers at one place are never alive together, so those that touch are the same one.
-        if known and span.first <= known[-1].last:
-            known[-1].last = max(known[-1].last, span.last)
-            if span.operand.buffer_bytes > known[-1].operand.buffer_bytes:
-                known[-1].operand = span.operand
-        else:
-            known.append(span)
-    return [span for found in places.values() for span in found]
+            if operand is None or program.place_of(operand).kind not in ("arena", "output"):
+                continue
+            root = program.roots.of(operand)
+            span = spans.setdefault(root, _Span(root, lowered.op, index, index))
+            span.last = index
+            if operand is root and any(operand is y for y in lowered.op.outputs):
+                span.maker = lowered.op
+    return list(spans.values())
 
 
 def _shown(operand: Operand) -> str:

@@ -25,6 +25,7 @@ class Target:
         features: LLVM's feature string.
         lanes: float32 elements in the widest vector.
         registers: vector registers.
+        halves: whether it converts float16 (F16C; every 64-bit ARM does).
         vnni: whether there are 8-bit dot products (AVX512-VNNI).
         bf16: whether there are bfloat16 dot products (AVX512-BF16).
     """
@@ -33,6 +34,7 @@ class Target:
     features: str
     lanes: int
     registers: int
+    halves: bool
     vnni: bool
     bf16: bool = False
 
@@ -50,7 +52,9 @@ def target() -> Target:
     """
     wanted = os.environ.get(VARIABLE) or "native"
     if wanted in _LEVELS:
-        return Target(_LEVELS[wanted], "", lanes=8 if wanted == "avx2" else 4, registers=16, vnni=False)
+        is_wide = wanted == "avx2"
+        lanes = 8 if is_wide else 4
+        return Target(_LEVELS[wanted], "", lanes=lanes, registers=16, halves=is_wide, vnni=False)
     if wanted != "native":
         known = ", ".join(("native", *_LEVELS))
         raise ValueError(f"{VARIABLE} must be one of {known} (got {wanted!r})")
@@ -70,10 +74,12 @@ def _host() -> Target:
             f"{features},-prefer-256-bit",
             lanes=16,
             registers=32,
+            halves=True,
             vnni="avx512vnni" in present,
             bf16="avx512bf16" in present,
         )
     if "avx2" in present and "fma" in present:
-        return Target(cpu, features, lanes=8, registers=16, vnni=False)
-    registers = 32 if platform.machine() in ("aarch64", "arm64") else 16
-    return Target(cpu, features, lanes=4, registers=registers, vnni=False)
+        return Target(cpu, features, lanes=8, registers=16, halves="f16c" in present, vnni=False)
+    is_arm = platform.machine() in ("aarch64", "arm64")
+    halves = is_arm or "f16c" in present
+    return Target(cpu, features, lanes=4, registers=32 if is_arm else 16, halves=halves, vnni=False)

@@ -16,6 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from . import _compile  # noqa: F401 - it chooses the instructions, before anything here is compiled
+from ._target import target
 
 F32 = ir.FloatType()
 F64 = ir.DoubleType()
@@ -107,11 +108,10 @@ def _access_narrow(dtype: str) -> tuple[Any, Any]:
     @intrinsic
     def load(context, address, index):
         def generate(ctx, builder, signature, values):
-            kind = F16 if half else I16
-            pointer = builder.inttoptr(values[0], kind.as_pointer())
+            pointer = builder.inttoptr(values[0], I16.as_pointer())
             value = builder.load(builder.gep(pointer, [values[1]]), align=2)
             if half:
-                return builder.fpext(value, F32)
+                return emit_from_half(builder, value)
             return builder.bitcast(builder.shl(builder.zext(value, I32), I32(16)), F32)
 
         return types.float32(types.int64, types.int64), generate
@@ -119,9 +119,8 @@ def _access_narrow(dtype: str) -> tuple[Any, Any]:
     @intrinsic
     def store(context, address, index, value):
         def generate(ctx, builder, signature, values):
-            kind = F16 if half else I16
-            pointer = builder.gep(builder.inttoptr(values[0], kind.as_pointer()), [values[1]])
-            narrow = builder.fptrunc(values[2], F16) if half else _round_to_bfloat(builder, values[2])
+            pointer = builder.gep(builder.inttoptr(values[0], I16.as_pointer()), [values[1]])
+            narrow = (emit_to_half if half else emit_to_bfloat)(builder, values[2])
             builder.store(narrow, pointer, align=2)
             return ctx.get_dummy_value()
 
@@ -130,7 +129,42 @@ def _access_narrow(dtype: str) -> tuple[Any, Any]:
     return load, store
 
 
-def _round_to_bfloat(builder: Any, value: Any) -> Any:
+def emit_from_half(builder: Any, bits: Any) -> Any:
+    """Emit the float32 of a float16's bits."""
+    if target().halves:
+        return builder.fpext(builder.bitcast(bits, F16), F32)
+    wide = builder.zext(bits, I32)
+    # The exponent moves by 127 - 15 through a product, which also makes subnormals what they are.
+    shifted = builder.shl(builder.and_(wide, I32(0x7FFF)), I32(13))
+    scaled = builder.fmul(builder.bitcast(shifted, F32), ir.Constant(F32, 2.0**112))
+    is_special = builder.icmp_unsigned(">=", shifted, I32(0x7C00 << 13))
+    special = builder.or_(shifted, I32(0x7F800000))
+    value = builder.select(is_special, special, builder.bitcast(scaled, I32))
+    sign = builder.shl(builder.and_(wide, I32(0x8000)), I32(16))
+    return builder.bitcast(builder.or_(value, sign), F32)
+
+
+def emit_to_half(builder: Any, value: Any) -> Any:
+    """Emit the bits of the float16 nearest to a float32, of even ones where two are."""
+    if target().halves:
+        return builder.bitcast(builder.fptrunc(value, F16), I16)
+    bits = builder.bitcast(value, I32)
+    size = builder.and_(bits, I32(0x7FFFFFFF))
+    # A number below 2**-14 has the unit 2**-24: a sum with 0.5, whose unit that is, rounds to it.
+    half = builder.fadd(builder.bitcast(size, F32), ir.Constant(F32, 0.5))
+    tiny = builder.sub(builder.bitcast(half, I32), I32(0x3F000000))
+    odd = builder.and_(builder.lshr(size, I32(13)), I32(1))
+    rounded = builder.add(builder.sub(size, I32(112 << 23)), builder.add(odd, I32(0xFFF)))
+    normal = builder.lshr(rounded, I32(13))
+    found = builder.select(builder.icmp_unsigned("<", size, I32(113 << 23)), tiny, normal)
+    found = builder.select(builder.icmp_unsigned(">=", size, I32(143 << 23)), I32(0x7C00), found)
+    is_nan = builder.icmp_unsigned(">", size, I32(0x7F800000))
+    found = builder.select(is_nan, I32(0x7E00), found)
+    sign = builder.and_(builder.lshr(bits, I32(16)), I32(0x8000))
+    return builder.trunc(builder.or_(found, sign), I16)
+
+
+def emit_to_bfloat(builder: Any, value: Any) -> Any:
     """Emit the upper half of a float32, rounded to nearest even; a NaN stays one (0x7FC0)."""
     bits = builder.bitcast(value, I32)
     odd = builder.and_(builder.lshr(bits, I32(16)), I32(1))

@@ -14,10 +14,12 @@ from typing import Any, NoReturn
 import pytest
 
 import onnxref.gpu
-from onnxref.gpu import Extent, Kernel, translation_unit
+from onnxref.gpu import Extent, Kernel
 from onnxref.plan.specialize import DeviceProgram, RefusedError
 
 from .emulator.device import EmulatedCall, EmulatedDevice
+
+LIBRARIES = ("cublaslt", "cudnn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,6 @@ class RecordingDevice(EmulatedDevice):
         self.seen.setdefault(kernel, set()).add(Geometry(grid, block, shared))
         return EmulatedCall(self, str(kernel), _never)
 
-    def variants(self) -> list[Kernel]:
-        """Return one kernel of each translation unit and entry, in order of file and parameters."""
-        found = {(translation_unit(kernel), kernel.entry): kernel for kernel in self.seen}
-        return sorted(found.values(), key=lambda kernel: (str(kernel), kernel.generated))
-
 
 def _never() -> NoReturn:
     raise AssertionError("a recorded launch was run")
@@ -56,9 +53,9 @@ def _decline(*_: Any, **__: Any) -> NoReturn:
 
 
 @contextmanager
-def recording() -> Iterator[RecordingDevice]:
-    """Have sessions with the backend "cupy" plan for a device that only takes notes."""
-    device = RecordingDevice()
+def recording(*libraries: str) -> Iterator[RecordingDevice]:
+    """Have sessions with the backend "cupy" plan for a device with these libraries that only takes notes."""
+    device = RecordingDevice(libraries=frozenset(libraries))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnxref.gpu, "open_device", lambda: device)
         patch.setattr(DeviceProgram, "run", _decline)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.resources import files
 from typing import Any, ClassVar
 
+import numpy as np
 import onnx
 import onnx.backend.test
+from model_zoo import REAL_MODELS, RealModel
 from onnx.backend.base import Device, DeviceType
 from onnx.backend.test.loader import load_model_tests
-from model_zoo import REAL_MODELS, RealModel
+from onnx.backend.test.runner import Runner
 from test_backend_suite import SeededBackend
 
+import onnxref
 from onnxref import schema
+from onnxref.dtypes import Array
 from onnxref.model import canonical_domain
 
 
@@ -53,6 +58,30 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
                 yield name, getattr(group(name), name)
 
 
+def constant_cases() -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield the cases of single nodes with every input but the first as an initializer.
+
+    So lowerings that want to see a value while planning (an axis, a count) see one.
+    """
+    for case in node_cases():
+        inputs, outputs = case.data_sets[0] if case.data_sets else ((), ())
+        if len(inputs) < 2 or len(inputs) != len(case.model.graph.input) or case.name.startswith(IMPOSSIBLE):
+            continue
+        if all(isinstance(value, np.ndarray) for value in (*inputs, *outputs)):
+            yield f"{case.name}_constant", partial(_run_with_constants, case, inputs, outputs)
+
+
+def _run_with_constants(case: Any, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(case.model)
+    names = [value.name for value in model.graph.input]
+    for name, value in zip(names[1:], inputs[1:], strict=True):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    del model.graph.input[1:]
+    found = onnxref.InferenceSession(model, backend="cupy").run(None, {names[0]: inputs[0]})
+    Runner.assert_similar_outputs(outputs, found, case.rtol, case.atol)
+
+
 def real_models(*names: str) -> list[RealModel]:
     """Return models of tests/model_zoo.py by name."""
     found = {model.name: model for model in REAL_MODELS}
@@ -76,8 +105,10 @@ def operators(model: onnx.ModelProto) -> set[tuple[str, str, int]]:
 
 
 def node_cases() -> list[Any]:
-    """Return the suite's cases of single nodes, by name."""
-    return sorted(load_model_tests(kind="node"), key=lambda case: str(case.name))
+    """Return the suite's cases of kind "node", those with fewest nodes first, then by name."""
+    return sorted(
+        load_model_tests(kind="node"), key=lambda case: (len(case.model.graph.node), str(case.name))
+    )
 
 
 def one_for_each_operator(cases: Iterable[Any]) -> set[str]:

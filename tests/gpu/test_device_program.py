@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import itertools
 import threading
 import weakref
 from types import SimpleNamespace
@@ -57,7 +57,7 @@ def expected(text: str, **feeds: Array) -> Array:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> tuple[list[Operand], list[Operand], list[Lowered]]:
-    """Draw (inputs, outputs, ops): each op reads some earlier values, and may ask for scratch or be a view."""
+    """Draw (inputs, outputs, ops): each op reads earlier values, and may ask for scratch or be a view."""
 
     def operand(name: str, elements: int | None = None) -> Operand:
         count = draw(st.sampled_from((0, 1, 16, 17, 100, 333))) if elements is None else elements
@@ -96,7 +96,7 @@ def test_what_is_alive_together_lies_apart(
     reads: list[set[Operand]] = []
     for found in lowered:  # which memory each value is, found again here by the declarations alone
         assert found.site is not None
-        views = {y: x for y, x in found.site.aliases}
+        views = dict(found.site.aliases)
         for y in found.op.outputs:
             assert y is not None
             owner[y] = owner[views[y]] if y in views else y
@@ -106,14 +106,12 @@ def test_what_is_alive_together_lies_apart(
     first |= dict.fromkeys(inputs, -1)
     last = {o: i for i, seen in enumerate(reads) for o in seen}
     last |= {x: -1 for x in inputs if x not in last}
-    for index, found in enumerate([*lowered, None]):
-        site = None if found is None else found.site
+    sites = [found.site for found in lowered]
+    for index, site in enumerate([*sites, None]):
         # An output may lie where an input lay that the op is allowed to overwrite.
         allowed = {owner[y]: owner[x] for y, x in site.overwrites} if site else {}
         alive = {o for o in first if first[o] <= index <= last[o]}
-        alive -= {
-            y for y, x in allowed.items() if x in alive and program.roots.of(y) is program.roots.of(x)
-        }
+        alive -= {y for y, x in allowed.items() if x in alive and program.roots.of(y) is program.roots.of(x)}
         _assert_apart(program, [program.places[program.roots.of(o)] for o in alive])
         for scratch in site.scratches if site else ():
             places = [program.places[program.roots.of(o)] for o in alive]
@@ -122,7 +120,7 @@ def test_what_is_alive_together_lies_apart(
 
 def _assert_apart(program: DeviceProgram, alive: list[Lifetime]) -> None:
     spans = sorted((place.offset, place.nbytes) for place in alive if place.nbytes)
-    for (begin, size), (following, _) in zip(spans, spans[1:], strict=False):
+    for (begin, size), (following, _) in itertools.pairwise(spans):
         assert begin + size <= following
     for begin, size in spans:
         assert begin % LINE == 0
@@ -187,7 +185,6 @@ def test_signatures_that_are_not_used_make_room(monkeypatch: pytest.MonkeyPatch)
     for n in range(1, 3 * MOST_SIGNATURES):
         x = values(n)
         np.testing.assert_array_equal(made.run(None, {"x": x})[0], np.maximum(x, 0))
-        gc.collect()  # regions and records know each other
         held.append(len(device.alive))
     assert len(made.native_regions()) == MOST_SIGNATURES
     assert max(held) == max(held[: MOST_SIGNATURES + 1])

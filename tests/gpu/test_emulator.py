@@ -1,4 +1,4 @@
-"""Faults planted in kernels are found: by the emulator, by the guards round memory, by the address sanitizer."""
+"""Faults planted in kernels are found: by the emulator, by guards round memory, by the address sanitizer."""
 
 from __future__ import annotations
 
@@ -83,7 +83,10 @@ def test_memory_that_nobody_wrote_is_no_number_of_use() -> None:
 
 
 def test_shared_memory_is_spoilt_before_each_block() -> None:
-    body = "__shared__ int held[64];\ny[blockIdx.x * 64 + threadIdx.x] = float(held[threadIdx.x]);\nheld[threadIdx.x] = 7;"
+    body = (
+        "__shared__ int held[64];\ny[blockIdx.x * 64 + threadIdx.x] = float(held[threadIdx.x]);\n"
+        "held[threadIdx.x] = 7;"
+    )
     device = EmulatedDevice()
     y = device.allocate(512)
     device.launch(planted(body, name="unwritten"), [y.address], (2, 1, 1), (64, 1, 1), 0)()

@@ -108,7 +108,7 @@ def test_channels_last_and_same_type() -> None:
     assert site.aliases == [(site.outputs[0], operand)]
 
 
-@pytest.mark.parametrize("goal", [ml_dtypes.float8_e4m3fn, ml_dtypes.int4, np.complex64, object])
+@pytest.mark.parametrize("goal", [np.complex64, object])
 def test_other_types_are_refused(goal: Any) -> None:
     x = np.zeros(3, "f4")
     with pytest.raises(Unsupported):

@@ -10,8 +10,9 @@ import pytest
 
 from onnxref.dtypes import Array
 from onnxref.lowering import Unsupported
+from onnxref.plan.specialize import RefusedError
 from onnxref.registry import ML
-from tests.lowered import RefusedError, reference
+from tests.lowered import reference
 
 from .lowered import run_on_device
 
@@ -20,7 +21,12 @@ _NAN = float("nan")
 
 
 def check(
-    op_type: str, inputs: list[Array], attributes: dict[str, Any], opset: int = 1, rtol: float = 0.0, **run: Any
+    op_type: str,
+    inputs: list[Array],
+    attributes: dict[str, Any],
+    opset: int = 1,
+    rtol: float = 0.0,
+    **run: Any,
 ) -> None:
     expected = reference(op_type, inputs, attributes, opset, ML)
     places = [(y.shape, y.dtype) for y in expected]
@@ -78,7 +84,12 @@ def test_normalizer_of_other_types(name: str) -> None:
 
 
 def test_feature_vectorizer() -> None:
-    parts = [rows("float32", (13, 5)), rows("int64", (13, 3)), rows("float64", (13, 1)), rows("int32", (13, 2))]
+    parts = [
+        rows("float32", (13, 5)),
+        rows("int64", (13, 3)),
+        rows("float64", (13, 1)),
+        rows("int32", (13, 2)),
+    ]
     check("FeatureVectorizer", parts, {"inputdimensions": (4, 6, 1, 0)})
     check("FeatureVectorizer", parts, {})
     check("FeatureVectorizer", [rows("float32", (4,))], {"inputdimensions": (6,)})
@@ -94,10 +105,9 @@ def test_array_feature_extractor(shape: tuple[int, ...], constants: tuple[int, .
 
 @pytest.mark.parametrize("place", [7, -1])
 def test_places_out_of_range(place: int) -> None:
-    with pytest.raises((RefusedError, Unsupported, AssertionError), match="reference|refuse|range"):
-        run_on_device(
-            "ArrayFeatureExtractor", [rows("float32", (6, 7)), np.array([place])], [((6, 1), "f4")], opset=1, domain=ML
-        )
+    x = rows("float32", (6, 7))
+    with pytest.raises(RefusedError):
+        run_on_device("ArrayFeatureExtractor", [x, np.array([place])], [((6, 1), "f4")], opset=1, domain=ML)
 
 
 _KEYS_I, _KEYS_F = (5, -3, 7, 5, 2**60), (0.5, -0.0, _NAN, 2.0, 0.5)

@@ -9,13 +9,14 @@ import numpy as np
 import onnxref.kernels.cupy.cast
 import onnxref.kernels.cupy.narrow_cast  # noqa: F401 - registers
 import pytest
+from onnxref.kernels.cupy.narrow_cast import NARROW
 
 from onnxref.dtypes import Array, from_numpy
-from onnxref.kernels.cupy.narrow_cast import NARROW
 from onnxref.lowering import Unsupported
 from tests.lowered import reference
 
 from .lowered import run_on_device
+
 
 def dtype_of(name: str) -> Any:
     return np.dtype(getattr(ml_dtypes, name, name))
@@ -47,7 +48,9 @@ def values(name: str) -> Array:
     with np.errstate(all="ignore"):
         if dtype.kind in "iu":
             low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
-            spread = [n for k in range(64) for n in (2**k - 1, 2**k, 2**k + 1, 3 * 2**k // 2, 25 * 2**k // 16 + 1)]
+            spread = [
+                n for k in range(64) for n in (2**k - 1, 2**k, 2**k + 1, 3 * 2**k // 2, 25 * 2**k // 16 + 1)
+            ]
             whole = [n for n in (*spread, *(-n for n in spread), 449, 465, 480) if low <= n <= high]
             return np.array(whole, dtype)
         return _floats().astype(dtype)
@@ -59,7 +62,9 @@ def check(x: Array, goal: str, attributes: dict[str, Any], opset: int = 24) -> N
     assert expected.dtype == dtype_of(goal)
     (found,) = run_on_device("Cast", [x], [(x.shape, dtype_of(goal))], attributes, opset=opset, orders=(0,))
     assert found is not None
-    same = found.view(np.uint8).reshape(x.size, dtype_of(goal).itemsize) == expected.view(np.uint8).reshape(x.size, dtype_of(goal).itemsize)
+    same = found.view(np.uint8).reshape(x.size, dtype_of(goal).itemsize) == expected.view(np.uint8).reshape(
+        x.size, dtype_of(goal).itemsize
+    )
     wrong = ~same.all(1)
     if dtype_of(goal).itemsize > 1 and dtype_of(goal).kind not in "iub":
         wrong &= ~(np.isnan(found.astype(np.float64)) & np.isnan(expected.astype(np.float64)))
@@ -150,7 +155,9 @@ def test_cast_like_and_channels_last() -> None:
     np.testing.assert_array_equal(found.view(np.uint8), expected.view(np.uint8))
 
 
-@pytest.mark.parametrize(("source", "goal"), [("float32", "int32"), ("int4", "uint4"), ("uint8", "float8_e5m2")])
+@pytest.mark.parametrize(
+    ("source", "goal"), [("float32", "int32"), ("int4", "uint4"), ("uint8", "float8_e5m2")]
+)
 def test_bit_cast(source: str, goal: str) -> None:
     x = values(source)[:40]
     to = int(from_numpy(dtype_of(goal)))
@@ -162,8 +169,8 @@ def test_bit_cast(source: str, goal: str) -> None:
 
 def test_refusals() -> None:
     x = np.zeros(3, np.float32)
+    wanted = [((3,), dtype_of("float8_e8m0fnu"))]
     with pytest.raises(Unsupported, match="round_mode"):
-        wanted = [((3,), dtype_of("float8_e8m0fnu"))]
         run_on_device("Cast", [x], wanted, {"to": 24, "round_mode": "odd"})
     with pytest.raises(Unsupported, match="widths"):
         run_on_device("BitCast", [x.astype("int8")], [((3,), dtype_of("int4"))], {"to": 22}, opset=26)

@@ -130,6 +130,8 @@ def _activated(y: Array, attributes: dict[str, Any]) -> tuple[Array, ...]:
 
 def _fused_conv(op: Op, x: Any, w: Any, b: Any = None, residual: Any = None) -> tuple[Array, ...]:
     attributes = dict(op.attributes)
+    order = attributes.pop("order", None)
+    x = x if order is None else x[:, order]
     plain = {k: v for k, v in attributes.items() if k not in ("activation", "alpha", "beta")}
     (y,) = reference("Conv", (x, w, b), plain, 11)
     return _activated(y if residual is None else y + residual, attributes)
@@ -145,6 +147,11 @@ def _fused_matmul(op: Op, a: Any, b: Any, bias: Any = None, residual: Any = None
     return _activated(y, attributes)
 
 
+def _shuffle_channels(op: Op, x: Any) -> tuple[Array, ...]:
+    groups = op.attributes["groups"]
+    return (np.stack(np.split(x, groups, axis=1), axis=2).reshape(x.shape),)
+
+
 def _skip_normalization(op: Op, x: Any, skip: Any, *parameters: Any) -> tuple[Array, ...]:
     total = x + skip
     stash = {"stash_type": 11 if x.dtype == np.float64 else 1}
@@ -155,6 +162,7 @@ def _skip_normalization(op: Op, x: Any, skip: Any, *parameters: Any) -> tuple[Ar
 _INTERNAL = {
     "FusedConv": _fused_conv,
     "FusedMatMul": _fused_matmul,
+    "ShuffleChannels": _shuffle_channels,
     "SkipLayerNormalization": _skip_normalization,
     "SkipRMSNormalization": _skip_normalization,
 }

@@ -260,14 +260,15 @@ def test_attribute_bounds_of_clip_6() -> None:
     assert (block.ops[0].attributes["alpha"], block.ops[0].attributes["beta"]) == (-0.5, 0.5)
 
 
-def test_residual_block() -> None:
+@pytest.mark.parametrize("addition", ["Add", "Sum"])
+def test_residual_block(addition: str) -> None:
     """Conv, BatchNormalization, Add of a shortcut, Relu: two convolutions remain."""
     b = Builder()
     x = b.input(f32(1, 4, 6, 6))
     short = b.op("Conv", x, f32(8, 4, 1, 1))
     main = b.op("Relu", b.op("Conv", x, f32(4, 4, 3, 3), pads=(1, 1, 1, 1)))
     main = batchnorm(b, b.op("Conv", main, f32(8, 4, 1, 1)), 8)
-    y = b.op("Relu", b.op("Add", main, batchnorm(b, short, 8)))
+    y = b.op("Relu", b.op(addition, main, batchnorm(b, short, 8)))
 
     def both(block: Any) -> int:
         return fold_batchnorm(block) + fuse_epilogues(block)

@@ -17,7 +17,7 @@
 // Thread x has keys x, x + 16, x + 32, x + 48, and reads them as neighbours.
 __device__ __forceinline__ int place_of_key(int key) { return key % 16 * 4 + key / 16; }
 
-// Rows of at least `rows` in [first, end), `count` elements from `begin` on, go to goal[element][place], others as zeros.
+// COUNT elements of each of ROWS_ rows go to goal[element][place of the row]; zeros behind `rows` and `left` elements.
 template <int ROWS_, int COUNT, int PITCH_, bool KEYS_>
 __device__ __forceinline__ void load_across(W *goal, const T *from, long long step, int rows, int left, W factor) {
     typedef Vec<T, VEC> Access;
@@ -32,7 +32,9 @@ __device__ __forceinline__ void load_across(W *goal, const T *from, long long st
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+#define BLOCKS (ROWS < 8 && ROWS * COLUMNS <= 32 ? 2 : 1)  // of a multiprocessor at once
+
+extern "C" __global__ void __launch_bounds__(256, BLOCKS)
 attend(const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const M *__restrict__ mask,
        const long long *__restrict__ lengths, T *__restrict__ y, long long *fault, Ints<6> sizes, Ints<12> steps,
        Ints<4> mask_steps, Ints<6> rules, double scale, double softcap, double fill) {

@@ -14,7 +14,7 @@
 
 typedef Vec<T, VEC> Access;
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, 3)
 attend_few(const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const M *__restrict__ mask,
            const long long *__restrict__ lengths, T *__restrict__ y, W *__restrict__ parts, long long *fault,
            Ints<6> sizes, Ints<12> steps, Ints<4> mask_steps, Ints<6> rules, long long splits, double scale,

@@ -35,7 +35,7 @@ __device__ __forceinline__ A magnitude(A value) { return value < A(0) ? -value :
 __device__ __forceinline__ float power_of(float value, double p) { return powf(value, float(p)); }
 __device__ __forceinline__ double power_of(double value, double p) { return pow(value, p); }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
 pool(const T *__restrict__ x, T *__restrict__ y, int64_t *__restrict__ places, long long count, long long channels,
      Ints<3> size, Ints<3> out, Ints<3> kernel, Ints<3> strides, Ints<3> dilations, Ints<3> begins, Ints<3> ends,
      long long include_pad, long long column_major, double p) {

@@ -17,10 +17,7 @@ from ._gemm_micro import ELEMENTS
 
 @cache
 def transpose_block(dtype: str) -> Any:
-    """Return the intrinsic (source, bytes between its rows, goal, bytes between its rows).
-
-    In pass s, rows i and i + 2**s swap the elements whose places differ in bit s: log2(lanes) passes.
-    """
+    """Return the intrinsic (source, bytes between its rows, goal, bytes between its rows)."""
 
     @intrinsic
     def transpose(context, source, source_row, goal, goal_row):
@@ -30,12 +27,8 @@ def transpose_block(dtype: str) -> Any:
             for _ in range(v.lanes):
                 rows.append(v.load(at))
                 at = builder.add(at, values[1])
-            half = 1
-            while half < v.lanes:
-                rows = _swap(builder, rows, half)
-                half *= 2
             at = values[2]
-            for row in rows:
+            for row in turn(builder, rows):
                 v.store(row, at)
                 at = builder.add(at, values[3])
             return ctx.get_dummy_value()
@@ -43,6 +36,18 @@ def transpose_block(dtype: str) -> Any:
         return types.void(*[types.int64] * 4), generate
 
     return transpose
+
+
+def turn(builder: Any, rows: list[Any]) -> list[Any]:
+    """Emit the transposition of as many vectors as each has lanes.
+
+    In pass s, rows i and i + 2**s swap the elements whose places differ in bit s: log2(lanes) passes.
+    """
+    half = 1
+    while half < len(rows):
+        rows = _swap(builder, rows, half)
+        half *= 2
+    return rows
 
 
 def _swap(builder: Any, rows: list[Any], half: int) -> list[Any]:

@@ -28,7 +28,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from onnxref.native._target import target
-from onnxref.native.ops import F16, F32, F64, I8, I16, I32, I64, arg
+from onnxref.native.ops import F32, F64, I8, I16, I32, I64, arg, emit_from_half, emit_to_half
 
 from . import elementwise
 
@@ -321,7 +321,7 @@ class _Memory:
         value = b.load(pointer, align=size)
         value.set_metadata("llvm.access.group", self.group)
         if dtype == "float16":
-            return b.fpext(value, F32)
+            return emit_from_half(b, value)
         if dtype == "bfloat16":
             return b.bitcast(b.shl(b.zext(value, I32), I32(16)), F32)
         return value
@@ -330,7 +330,7 @@ class _Memory:
         b = self.builder
         pointer, size = self._pointer(address, index, dtype)
         if dtype == "float16":
-            value = b.fptrunc(value, F16)
+            value = emit_to_half(b, value)
         elif dtype == "bfloat16":  # rounded already: the lower half is zero
             value = b.trunc(b.lshr(b.bitcast(value, I32), I32(16)), I16)
         b.store(value, pointer, align=size).set_metadata("llvm.access.group", self.group)
@@ -339,7 +339,7 @@ class _Memory:
 _STORED = {
     **{f"{u}int{bits}": ir.IntType(bits) for u in ("", "u") for bits in (8, 16, 32, 64)},
     "bool": I8,
-    "float16": F16,
+    "float16": I16,
     "bfloat16": I16,
     "float32": F32,
     "float64": F64,

@@ -11,15 +11,16 @@ from numba import types
 from numba.extending import intrinsic
 
 from onnxref.native.ops import (
-    F16,
     F32,
     F64,
     I8,
     I32,
     I64,
-    _round_to_bfloat,
     declare,
     double_as_long,
+    emit_from_half,
+    emit_to_bfloat,
+    emit_to_half,
     float_as_int,
     int_as_float,
 )
@@ -220,7 +221,7 @@ shift_right = _binary(None, _emit_shift(False, True), _emit_shift(False, False))
 @intrinsic
 def round_float16(context, x):
     def generate(ctx, builder, signature, values):
-        return builder.fpext(builder.fptrunc(values[0], F16), F32)
+        return emit_from_half(builder, emit_to_half(builder, values[0]))
 
     return types.float32(types.float32), generate
 
@@ -228,7 +229,7 @@ def round_float16(context, x):
 @intrinsic
 def round_bfloat16(context, x):
     def generate(ctx, builder, signature, values):
-        bits = _round_to_bfloat(builder, values[0])
+        bits = emit_to_bfloat(builder, values[0])
         return builder.bitcast(builder.shl(builder.zext(bits, I32), I32(16)), F32)
 
     return types.float32(types.float32), generate

@@ -28,7 +28,7 @@ HALF_ROWS = FULL_ROWS // 2
 FAR = 4096  # how many bytes before their use a product of few rows asks for the elements of B
 
 
-def _activator(dtype: str, activation: str):
+def activator(dtype: str, activation: str):
     """Return what applies an activation to a tile of C that was stored just before."""
     if not activation:
 
@@ -52,7 +52,7 @@ def _activator(dtype: str, activation: str):
     return finish
 
 
-def _panel_turner(dtype: str, goal: str):
+def panel_turner(dtype: str, goal: str):
     """Return what packs a panel of B whose columns lie as rows.
 
     Its arguments: source, bytes between those rows, goal, bytes between the goal's rows, n columns, k.
@@ -87,14 +87,14 @@ def _panel_turner(dtype: str, goal: str):
     return turn_panel
 
 
-def product(dtype: str, activation: str = "", packs: str = "", bf16: str = ""):
+def product(dtype: str, activation: str = "", packs: bool = False, bf16: str = ""):
     """Kernel of a product; a unit is one panel of columns of one block of rows of one matrix.
 
     Arguments: a, b, c, bias (0: none; n values), residual (0: none; of C's layout), table (per matrix the
     byte offsets of a and b); M, N, K; bytes between rows of A, steps of k in A, steps of k in B,
     panels of B, rows of C; columns of a panel, rows of a block, steps of k in a block; flags; scale, low,
-    high; alpha, beta of the activation; where it `packs` B itself, panel by panel, as "rows" or from
-    "columns" (B lies as (N, K)), scratch and its bytes per thread.
+    high; alpha, beta of the activation; where it `packs` the rows of B itself, panel by panel, scratch and
+    its bytes per thread.
 
     `bf16` as of `tile`: then K counts pairs.
     """
@@ -106,10 +106,8 @@ def product(dtype: str, activation: str = "", packs: str = "", bf16: str = ""):
     full1, full2, full3 = (tile(dtype, FULL_ROWS, vectors, bf16=bf16) for vectors in (1, 2, 3))
     half2, half3 = (tile(dtype, HALF_ROWS, vectors, 1, True, bf16) for vectors in (2, 3))
     pair2, pair3 = (tile(dtype, 1, vectors, 2, True, bf16) for vectors in (2, 3))
-    finish = _activator(dtype, activation)
+    finish = activator(dtype, activation)
     copy1, copy2, copy3 = (copy_panel(dtype, vectors) for vectors in (1, 2, 3))
-    packs_rows, packs_columns = packs == "rows", packs == "columns"
-    turn_panel = _panel_turner(dtype, dtype) if packs_columns else None
 
     def kernel(p, begin, end, thread):
         a, b, c, bias, residual, table = arg(p, 0), arg(p, 1), arg(p, 2), arg(p, 3), arg(p, 4), arg(p, 5)
@@ -130,7 +128,7 @@ def product(dtype: str, activation: str = "", packs: str = "", bf16: str = ""):
             to = (matrix * M + i) * cr
             block_a = a + arg(table, 2 * matrix) + i * ar
             block_b = b + arg(table, 2 * matrix + 1)
-            pairs = m == 1 and width > lanes and not packs_rows and not packs_columns
+            pairs = m == 1 and width > lanes and not packs
             # All tiles together fetch the panel that follows, each an equal part, line by line.
             share = 0
             if bk == size * width and m > HALF_ROWS:
@@ -151,11 +149,7 @@ def product(dtype: str, activation: str = "", packs: str = "", bf16: str = ""):
                     if pairs and g + 1 < last and N - j > 2 * width - lanes:
                         n = min(2 * width, N - j)
                     g += 2 if n > width else 1
-                    if packs_columns:
-                        held = arg(p, 23) + thread * arg(p, 24)
-                        turn_panel(w, bp // width, held, width * size, n, k)
-                        w, soon, wk = held, held, width * size
-                    elif packs_rows:
+                    if packs:
                         held = arg(p, 23) + thread * arg(p, 24)
                         if n > 2 * lanes:
                             copy3(w, bk, held, width * size, n, k)
@@ -234,7 +228,7 @@ def pack(dtype: str, goal: str):
 
 def pack_transposed(dtype: str, goal: str):
     """Kernel like `pack` where the rows of B are the columns of the product."""
-    turn_panel = _panel_turner(dtype, goal)
+    turn_panel = panel_turner(dtype, goal)
     wide = SIZES[goal]
 
     def kernel(p, begin, end, thread):

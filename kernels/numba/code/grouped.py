@@ -176,21 +176,24 @@ def depthwise(
     return kernel
 
 
-def _segments_tile(lanes, pixels, stride, unroll, is_whole, activation, has_residual, spacing):
+def _segments_tile(lanes, pixels, stride, unroll, in_order, is_whole, activation, has_residual, spacing):
     """Make a row of `pixels` outputs of one block of channels, from the channels that its segments name."""
 
-    def channels(tile, x, w, count, sums):
-        """Add the products of `count` channels; w is an address that moves along."""
+    def channels(tile, x, table, w, count, sums):
+        """Add the products of `count` channels, whose places are x plus the offsets in `table`."""
         v, b = tile.v, tile.v.builder
 
         def body(i, held):
             held = list(held)
-            pixel = v.pointer(x, index=v.mul(i, 4 * unroll))
             weights = v.pointer(w, index=v.mul(i, v.nbytes * unroll))
             for part in range(unroll):
+                beside = part if in_order else 0  # channels in order lie side by side: one place is enough
+                if beside == 0:
+                    place = b.load(v.pointer(table, 8 * part, v.mul(i, 8 * unroll), I64), align=8)
+                    pixel = v.pointer(x, index=place)
                 factor = v.load(weights, v.nbytes * part)
                 for at, total in enumerate(held):
-                    offset = 4 * part + v.nbytes * stride * at
+                    offset = 4 * beside + v.nbytes * stride * at
                     held[at] = v.fma(v.broadcast(pixel, offset), factor, total)
             return held
 
@@ -198,28 +201,28 @@ def _segments_tile(lanes, pixels, stride, unroll, is_whole, activation, has_resi
 
     @intrinsic
     def tile(
-        context, x, plane, row, apart, height, width, w, bias, segments, count, y, residual, low, high
+        context, x, offsets, row, apart, height, width, w, bias, segments, count, y, residual, low, high
     ):  # fmt: skip
         def generate(ctx, builder, signature, values):
-            x, plane, row, apart, height, width, w, bias, segments, count, y, residual, low, high = values
+            x, offsets, row, apart, height, width, w, bias, segments, count, y, residual, low, high = values
             tile = _Tile(builder, lanes, pixels, activation, has_residual, spacing)
             v, b = tile.v, builder
 
             def field(entry, i):
-                return b.load(v.pointer(segments, 8 * i, v.mul(entry, 32), I64), align=8)
+                return b.load(v.pointer(segments, 8 * i, v.mul(entry, 24), I64), align=8)
 
             def segment(entry, held):
                 w, *sums = held
-                start = b.add(b.mul(field(entry, 0), plane), v.mul(field(entry, 1), 4))
-                some, bounds = field(entry, 2), field(entry, 3)
+                table = b.add(offsets, v.mul(field(entry, 0), 8))
+                some, bounds = field(entry, 1), field(entry, 2)
 
                 def across(ky, held):
-                    line = b.add(start, b.mul(ky, row))
+                    line = b.add(x, b.mul(ky, row))
 
                     def tap(kx, held):
                         w, *sums = held
-                        first = v.pointer(x, index=b.add(line, b.mul(kx, apart)))
-                        sums = channels(tile, first, w, some, sums)
+                        first = b.add(line, b.mul(kx, apart))
+                        sums = channels(tile, first, table, w, some, sums)
                         return [b.add(w, v.mul(some, v.nbytes)), *sums]
 
                     return v.loop(width, held, tap)
@@ -246,6 +249,7 @@ def segments(
     pixels: int,
     stride: int,
     unroll: int,
+    in_order: bool,
     is_whole: bool,
     activation: str,
     has_residual: bool,
@@ -253,27 +257,31 @@ def segments(
 ):
     """Convolve groups of channels; a unit is a row of a block of output channels.
 
-    An output block has segments, (input block, first lane, channels, lo | hi << 32): its lanes lo to hi
-    see these channels of that input block. Weights follow in the order segment, row, column, channel, lane.
+    An output block has segments, (first, channels, lo | hi << 32): its lanes lo to hi see so many channels
+    from the first of a table on, which has the offsets of input channels in bytes. Weights follow in the
+    order segment, row, column, channel, lane.
 
     Args:
-        unroll: divides the channels of all segments.
+        unroll: divides the channels of a group.
+        in_order: so many channels of a group, from its first on, lie side by side.
         is_whole: all segments are for all lanes.
     """
-    tile = _segments_tile(lanes, pixels, stride, unroll, is_whole, activation, has_residual, spacing)
+    tile = _segments_tile(
+        lanes, pixels, stride, unroll, in_order, is_whole, activation, has_residual, spacing
+    )
     after = _after(activation)
     later = activation not in _INLINE
     pixel = 4 * lanes
 
     def kernel(p, begin, end, thread):
-        x, x_image, x_plane, x_row = arg(p, 0), arg(p, 1), arg(p, 2), arg(p, 3)
+        x, x_image, x_row = arg(p, 0), arg(p, 1), arg(p, 3)
         y, y_image, y_plane, y_row = arg(p, 4), arg(p, 5), arg(p, 6), arg(p, 7)
         r, r_image, r_plane, r_row = arg(p, 8), arg(p, 9), arg(p, 10), arg(p, 11)
         w, bias, n_blocks, n_rows, n_columns = arg(p, 12), arg(p, 13), arg(p, 14), arg(p, 15), arg(p, 16)
         height, width = arg(p, 17), arg(p, 18)
         down, below, apart = arg(p, 19), arg(p, 21), arg(p, 22)
         alpha, beta = arg_float(p, 23), arg_float(p, 24)
-        entries, heads = arg(p, 25), arg(p, 26)
+        entries, heads, offsets = arg(p, 25), arg(p, 26), arg(p, 27)
         # A row may take no longer than two divisions: where it is, is counted.
         lines = begin // n_rows
         row, n = begin - lines * n_rows, lines // n_blocks
@@ -291,8 +299,8 @@ def segments(
             while column < n_columns:
                 at = min(column, n_columns - pixels)
                 tile(
-                    source + at * stride * pixel, x_plane, below * x_row, apart * pixel, height, width,
-                    w + at_weights, bias + block * pixel, entries + 32 * first, count,
+                    source + at * stride * pixel, offsets, below * x_row, apart * pixel, height, width,
+                    w + at_weights, bias + block * pixel, entries + 24 * first, count,
                     goal + at * spacing * pixel, added + at * pixel, alpha, beta,
                 )  # fmt: skip
                 column += pixels

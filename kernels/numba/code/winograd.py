@@ -1,10 +1,12 @@
-"""Winograd convolution of blocked tensors, for 3x3 kernels of stride 1.
+"""Winograd convolution of blocked tensors, of stride 1, along one axis or both.
 
-F(4x4, 3x3) takes 4 times fewer products than direct convolution, F(2x2, 3x3) 2.25 times fewer; its
-transformed weights are 2.25 times smaller than those of the other. A piece of the input, of `size` + 2
-rows and columns, is transformed (B'dB), multiplied with transformed weights in as many small matrix
-products over the channels as it has elements, and transformed back (A'mA) to `size` x `size` outputs;
-Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015.
+F(n, r) computes n outputs of r taps with n + r - 1 products, one for each point at which the polynomials
+that stand for input and taps are multiplied: 0, pairs of `points` (a and -a), and infinity. A piece of the
+input as long is transformed (B'd), multiplied with transformed weights (Gw), and transformed back (A'm);
+along two axes first the one, then the other. Over the channels that makes as many small matrix products
+as a piece has elements. F(4x4, 3x3) takes 4 times fewer products than direct convolution, F(2x2, 3x3) 2.25
+times with smaller weights, F(4, 5) 2.5 times; Lavin and Gray, "Fast Algorithms for Convolutional Neural
+Networks", 2015. An axis of one tap has tiles of one output, and is not transformed.
 """
 
 from __future__ import annotations
@@ -22,12 +24,22 @@ from .convolution import activation_loop
 
 
 def winograd(
-    size: int, columns: int, vectors: int, last: int, lanes: int, ahead: int, activation: str
+    size: tuple[int, int],
+    taps: tuple[int, int],
+    points: tuple[float, ...],
+    columns: int,
+    vectors: int,
+    last: int,
+    lanes: int,
+    ahead: int,
+    activation: str,
 ) -> Any:
     """Return the convolution; a unit is (image, block of tiles, group of channels), the last fastest.
 
     Args:
-        size: rows and columns of the outputs of a tile, 2 or 4.
+        size: rows and columns of the outputs of a tile.
+        taps: rows and columns of the kernel.
+        points: a of the pairs of points a and -a; 1 must be the first.
         columns: tiles that the matrix product takes at once; a block has at least so many.
         vectors: vectors of channels in a group.
         last: vectors in the last group.
@@ -35,13 +47,15 @@ def winograd(
         activation: one that is not a clamp, else "".
     """
     vector = 4 * lanes
-    edge_size = size + 2
-    products = edge_size * edge_size
+    size_h, size_w = size
+    more_h, more_w = taps[0] - 1, taps[1] - 1
+    piece_h, piece_w = size_h + more_h, size_w + more_w
+    products = piece_h * piece_w
     product = conv_tile(1, columns, vectors, vector, 4, ahead, False)
     product_last = conv_tile(1, columns, last, vector, 4, ahead, False) if last != vectors else product
-    transform_input = _input_transform(size)
-    transform_output = _output_transform(size)
-    activate = activation_loop(activation, size * lanes)
+    transform_input = _input_transform((piece_h, piece_w), points)
+    transform_output = _output_transform((piece_h, piece_w), size, points)
+    activate = activation_loop(activation, size_w * lanes)
     odd = last != vectors
 
     @device
@@ -49,19 +63,19 @@ def winograd(
         """Transform the input of tiles [begin, end) of an image to v[products][blocks][tiles][lanes]."""
         blocks, plane, v_step = arg(p, 0), arg(p, 1), arg(p, 42)
         across, x_block, x_row = arg(p, 22), arg(p, 28), arg(p, 29)
-        rows, width = arg(p, 39) + 2, arg(p, 40) + 2
+        rows, width = arg(p, 39) + more_h, arg(p, 40) + more_w
         x = arg(p, 15) + image * arg(p, 25)
         for block in range(blocks):
             for tile in range(begin, end):
-                h, w = tile // across * size, tile % across * size
+                h, w = tile // across * size_h, tile % across * size_w
                 source = x + block * x_block + h * x_row + w * vector
                 goal = v + block * plane + (tile - begin) * vector
-                tall, wide = min(edge_size, rows - h), min(edge_size, width - w)
-                if tall < edge_size or wide < edge_size:
+                tall, wide = min(piece_h, rows - h), min(piece_w, width - w)
+                if tall < piece_h or wide < piece_w:
                     fill_bytes(edge, 0, products * vector)
                     for i in range(tall):
-                        copy_bytes(edge + i * edge_size * vector, source + i * x_row, wide * vector)
-                    transform_input(edge, edge_size * vector, goal, v_step)
+                        copy_bytes(edge + i * piece_w * vector, source + i * x_row, wide * vector)
+                    transform_input(edge, piece_w * vector, goal, v_step)
                 else:
                     transform_input(source, x_row, goal, v_step)
 
@@ -77,25 +91,25 @@ def winograd(
         alpha, beta = arg_float(p, 31), arg_float(p, 32)
         ends = p + LOW * 8
         for tile in range(begin, end):
-            h, w = tile // across * size, tile % across * size
+            h, w = tile // across * size_h, tile % across * size_w
             source = m + (tile - begin) * vector
             goal = y + h * y_row + w * vector
             more = r + h * r_row + w * r_pixel
-            tall, wide = min(size, height - h), min(size, width - w)
-            if tall < size or wide < size:
-                held = edge + size * size * vector
+            tall, wide = min(size_h, height - h), min(size_w, width - w)
+            if tall < size_h or wide < size_w:
+                held = edge + size_h * size_w * vector
                 if r_pixel != 0:
                     for i in range(tall):
-                        copy_bytes(held + i * size * vector, more + i * r_row, wide * vector)
-                    transform_output(source, m_step, edge, size * vector, held, size * vector, b, ends)
+                        copy_bytes(held + i * size_w * vector, more + i * r_row, wide * vector)
+                    transform_output(source, m_step, edge, size_w * vector, held, size_w * vector, b, ends)
                 else:
-                    transform_output(source, m_step, edge, size * vector, more, r_row, b, ends)
-                activate(edge, size, 1, size * vector, 0, alpha, beta)
+                    transform_output(source, m_step, edge, size_w * vector, more, r_row, b, ends)
+                activate(edge, size_h, 1, size_w * vector, 0, alpha, beta)
                 for i in range(tall):
-                    copy_bytes(goal + i * y_row, edge + i * size * vector, wide * vector)
+                    copy_bytes(goal + i * y_row, edge + i * size_w * vector, wide * vector)
             else:
                 transform_output(source, m_step, goal, y_row, more, r_row, b, ends)
-                activate(goal, size, 1, y_row, 0, alpha, beta)
+                activate(goal, size_h, 1, y_row, 0, alpha, beta)
 
     def kernel(p, begin, end, thread):
         groups, tile_blocks, tiles = arg(p, 20), arg(p, 21), arg(p, 22) * arg(p, 23)
@@ -135,10 +149,9 @@ def winograd(
     return kernel
 
 
-def _input_transform(size: int) -> Any:
+def _input_transform(piece: tuple[int, int], points: tuple[float, ...]) -> Any:
     """Return `transform(x, x_row, v, v_step)`: all vectors of a piece, to be `v_step` bytes apart."""
-    forward = {2: _forward2, 4: _forward4}[size]
-    count = size + 2
+    height, width = piece
 
     @intrinsic
     def emit(context, x, x_row, v, v_step):
@@ -146,14 +159,14 @@ def _input_transform(size: int) -> Any:
             vectors = Vectors(builder)
             x, x_row, v, v_step = values
             rows = [x]
-            for _ in range(1, count):
+            for _ in range(1, height):
                 rows.append(builder.add(rows[-1], x_row))
             columns = [
-                forward(vectors, [vectors.load(row, j * vectors.nbytes) for row in rows])
-                for j in range(count)
+                _forward(vectors, [vectors.load(row, j * vectors.nbytes) for row in rows], points)
+                for j in range(width)
             ]
-            for i in range(count):
-                for value in forward(vectors, [column[i] for column in columns]):
+            for i in range(height):
+                for value in _forward(vectors, [column[i] for column in columns], points):
                     vectors.store(value, v)
                     v = builder.add(v, v_step)
             return ctx.get_dummy_value()
@@ -167,13 +180,12 @@ def _input_transform(size: int) -> Any:
     return transform
 
 
-def _output_transform(size: int) -> Any:
-    """Return `transform(m, m_step, y, y_row, r, r_row, b, ends)`: products to `size` x `size` vectors.
+def _output_transform(piece: tuple[int, int], size: tuple[int, int], points: tuple[float, ...]) -> Any:
+    """Return `transform(m, m_step, y, y_row, r, r_row, b, ends)`: products to `size` vectors.
 
     `b` is the address of the bias, `r` of vectors to add, `ends` of LOW, HIGH and STEPS.
     """
-    backward = {2: _backward2, 4: _backward4}[size]
-    count = size + 2
+    height, width = piece
 
     @intrinsic
     def emit(context, m, m_step, y, y_row, r, r_row, b, ends):
@@ -186,23 +198,23 @@ def _output_transform(size: int) -> Any:
             )
             steps = builder.load(v.pointer(ends, 16, element=I64))
             columns = []
-            row_step = v.mul(m_step, count)
-            for j in range(count):
+            row_step = v.mul(m_step, width)
+            for j in range(width):
                 at = builder.add(m, v.mul(m_step, j))
                 column = []
-                for _ in range(count):
+                for _ in range(height):
                     column.append(v.load(at))
                     at = builder.add(at, row_step)
-                columns.append(backward(v, column))
+                columns.append(_backward(v, column, size[0], points))
             bias = v.load(b)
             results = []
-            for i in range(size):
-                results += backward(v, [column[i] for column in columns])
+            for i in range(size[0]):
+                results += _backward(v, [column[i] for column in columns], size[1], points)
             results = [builder.fadd(value, bias) for value in results]
 
             def lines(base: Any, step: Any) -> list[tuple[Any, int]]:
-                starts = [builder.add(base, v.mul(step, i)) for i in range(size)]
-                return [(start, j * v.nbytes) for start in starts for j in range(size)]
+                starts = [builder.add(base, v.mul(step, i)) for i in range(size[0])]
+                return [(start, j * v.nbytes) for start in starts for j in range(size[1])]
 
             def add(values: list[Any]) -> list[Any]:
                 places = lines(r, r_row)
@@ -222,45 +234,51 @@ def _output_transform(size: int) -> Any:
     return transform
 
 
-def _fused(v: Vectors, factor: float, x: Any, y: Any) -> Any:
-    return v.call("llvm.fmuladd", v.constant(factor), x, y)
+def _polynomial(v: Vectors, factors: list[float], values: list[Any]) -> Any:
+    """Emit the sum of factors times values, from the last, whose factor is 1, to the first."""
+    total = values[-1]
+    for factor, value in zip(factors[-2::-1], values[-2::-1], strict=True):
+        total = v.call("llvm.fmuladd", v.constant(factor), value, total)
+    return total
 
 
-def _forward2(v: Vectors, d: list[Any]) -> list[Any]:
-    """Emit B'd of F(2, 3)."""
+def _expanded(roots: list[float]) -> list[float]:
+    """Return the coefficients of the product of all (z - root), that of the highest power last."""
+    factors = [1.0]
+    for root in roots:
+        factors = [up - root * same for up, same in zip([0.0, *factors], [*factors, 0.0], strict=True)]
+    return factors
+
+
+def _forward(v: Vectors, d: list[Any], points: tuple[float, ...]) -> list[Any]:
+    """Emit B'd: the coefficients of prod (z - point) without one of the finite points, of all for infinity.
+
+    In powers of z**2, for all points but 0 come in pairs.
+    """
+    if len(d) == 1:
+        return d
+    squares = [a * a for a in points]
+    everything = _expanded(squares)
+    results = [_polynomial(v, everything, d[0:-1:2])]
+    for a in points:
+        rest = _expanded([square for square in squares if square != a * a])
+        even, odd = _polynomial(v, rest, d[2::2]), _polynomial(v, rest, d[1:-1:2])
+        results += [_polynomial(v, [factor, 1.0], [odd, even]) for factor in (a, -a)]
+    return [*results, _polynomial(v, everything, d[1::2])]
+
+
+def _backward(v: Vectors, m: list[Any], size: int, points: tuple[float, ...]) -> list[Any]:
+    """Emit A'm: output k is the sum of the products times the k-th power of their points."""
+    if len(m) == 1:
+        return m
     b = v.builder
-    return [b.fsub(d[0], d[2]), b.fadd(d[1], d[2]), b.fsub(d[2], d[1]), b.fsub(d[1], d[3])]
-
-
-def _backward2(v: Vectors, m: list[Any]) -> list[Any]:
-    """Emit A'm of F(2, 3)."""
-    b = v.builder
-    return [b.fadd(m[0], b.fadd(m[1], m[2])), b.fsub(b.fsub(m[1], m[2]), m[3])]
-
-
-def _forward4(v: Vectors, d: list[Any]) -> list[Any]:
-    """Emit B'd of F(4, 3)."""
-    b = v.builder
-    even, odd = _fused(v, -4.0, d[2], d[4]), _fused(v, -4.0, d[1], d[3])
-    even2, odd2 = b.fsub(d[4], d[2]), b.fsub(d[3], d[1])
-    return [
-        _fused(v, 4.0, d[0], _fused(v, -5.0, d[2], d[4])),
-        b.fadd(even, odd),
-        b.fsub(even, odd),
-        _fused(v, 2.0, odd2, even2),
-        _fused(v, -2.0, odd2, even2),
-        _fused(v, 4.0, d[1], _fused(v, -5.0, d[3], d[5])),
-    ]
-
-
-def _backward4(v: Vectors, m: list[Any]) -> list[Any]:
-    """Emit A'm of F(4, 3)."""
-    b = v.builder
-    plus, minus = b.fadd(m[1], m[2]), b.fsub(m[1], m[2])
-    plus2, minus2 = b.fadd(m[3], m[4]), b.fsub(m[3], m[4])
-    return [
-        b.fadd(b.fadd(m[0], plus), plus2),
-        _fused(v, 2.0, minus2, minus),
-        _fused(v, 4.0, plus2, plus),
-        b.fadd(_fused(v, 8.0, minus2, minus), m[5]),
-    ]
+    pairs = list(zip(m[1:-1:2], m[2:-1:2], strict=True))
+    sums = [b.fadd(x, y) for x, y in pairs], [b.fsub(x, y) for x, y in pairs]
+    results = []
+    for k in range(size):
+        values = sums[k % 2]
+        total = b.fadd(m[0], values[0]) if k == 0 else values[0]
+        for a, value in zip(points[1:], values[1:], strict=True):
+            total = v.call("llvm.fmuladd", v.constant(a**k), value, total)
+        results.append(b.fadd(total, m[-1]) if k == size - 1 else total)
+    return results

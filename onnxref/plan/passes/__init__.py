@@ -5,7 +5,8 @@ Order
        that they have not taken are dequantized.
     2. Patterns before fusions: a recognised LayerNormalization is one op, its parts would end in chains.
     3. Epilogues before skip-normalisations: a product takes the residual at no cost.
-    4. Chains last: they take what nobody else wanted.
+    4. Shuffles of channels end in convolutions that have their normalisation and epilogues already.
+    5. Chains last: they take what nobody else wanted.
 """
 
 from collections.abc import Callable, Collection
@@ -17,6 +18,7 @@ from .chains import fuse_chains
 from .cleanup import fold_batchnorm, fuse_epilogues, merge_transposes, remove_identities
 from .patterns import fuse_skip_normalizations, recognize_patterns
 from .quantized import fuse_quantized
+from .shuffles import fuse_shuffles, recognize_shuffles
 from .weights import fold_weights
 
 Pass = Callable[[Block], int]
@@ -28,8 +30,10 @@ _PASSES: tuple[Pass, ...] = (
     fold_weights,
     recognize_patterns,
     recognize_attention,
+    recognize_shuffles,
     fold_batchnorm,
     fuse_epilogues,
+    fuse_shuffles,
     fuse_skip_normalizations,
     fuse_chains,
 )

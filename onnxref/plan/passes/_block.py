@@ -19,6 +19,7 @@ class Block:
         narrow: types beside float32 whose roundings between fused operators may be left out, because the
             kernels compute them in float32.
         deferred: ops of constants which the plan has left to `fold_weights`.
+        reorders: whether the kernels' FusedConv takes its input channels in any `order`.
     """
 
     ops: list[Op]
@@ -28,6 +29,7 @@ class Block:
     precision: str = "default"
     narrow: tuple[DType, ...] = ()
     deferred: set[Op] = field(default_factory=set)
+    reorders: bool = False
 
     def producers(self) -> dict[Operand, Op]:
         """Return the op that makes each operand."""

@@ -290,15 +290,16 @@ class _Epilogue:
             self.ops.append(reader)
 
     def _take(self, reader: Op, graph: Graph) -> bool:
-        """Take a Mul, Div or Add with another operand; False where it is none or does not fit."""
-        if reader.op_type not in ("Mul", "Div", "Add") or reader.opset < 7:
+        """Take a Mul, Div, Add or Sum with another operand; False where it is none or does not fit."""
+        is_sum = reader.op_type == "Sum" and len(reader.inputs) == 2
+        if not is_sum and (reader.op_type not in ("Mul", "Div", "Add") or reader.opset < 7):
             return False
         first, second = reader.inputs
         if reader.op_type == "Div" and first is not self.result:
             return False
         other = second if first is self.result else first
         assert other is not None
-        if reader.op_type != "Add":
+        if reader.op_type in ("Mul", "Div"):
             return self.takes_scale and self._take_scale(other, reader.op_type)
         return self._take_bias(other, graph) or self._take_residual(other, graph)
 

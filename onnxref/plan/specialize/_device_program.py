@@ -84,6 +84,7 @@ class DeviceProgram:
 
     def __post_init__(self) -> None:
         self.roots = Roots(self.lowered, (*self.inputs, *self.outputs))
+        self.lowered = self.roots.without_copies(self.lowered)
         self._place_all()
         for index, found in enumerate(self.lowered):
             last = self.spans[-1] if self.spans else None
@@ -126,6 +127,10 @@ class DeviceProgram:
     def compile(self) -> None:
         """Load all kernels and plan all library calls, by making the first instance."""
         self._free.append(_Instance(self))
+
+    def release(self) -> None:
+        """Give back the memory that no run uses now; the next run takes new memory."""
+        self._free.clear()
 
     @property
     def launches(self) -> int:
@@ -200,11 +205,11 @@ class _Instance:
         return argument
 
     def _address(self, operand: Operand) -> int:
-        root = self._program.roots.of(operand)
+        root, offset = self._program.roots.place(operand)
         held = operand.constant if operand.constant is not None else root.constant
         if held is not None:
             return self._program.constants.address(held)
-        return self._place(root)
+        return self._place(root) + offset
 
     def _place(self, owner: Operand | Scratch) -> int:
         if self._own:

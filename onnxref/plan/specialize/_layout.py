@@ -6,6 +6,7 @@ Rules
     2. An op that can go along does so if most of what it reads is blocked already.
     3. An operand that others want plain, or that leaves the region, is converted once for all of them.
     4. The border of a blocked operand is the largest that any of its readers needs.
+    5. Operands that an op wants to have one border (what a Concat joins) all have the largest of theirs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def assign_layouts(block: Block, layout: MakeLayout, rule: Rule, banned: Collect
     blocked = _choose(block, uses)
     if not blocked:
         return False
-    pads = _borders(block, uses, blocked)
+    pads = _borders(uses)
     for operand in blocked:
         operand.layout = layout(pads.get(operand, NO_PAD))
     _convert(block, uses, layout)
@@ -60,22 +61,43 @@ def _goes_along(op: Op, use: BlockedUse, blocked: set[Operand]) -> bool:
     return 2 * sum(size for size, is_blocked in sizes if is_blocked) > sum(size for size, _ in sizes)
 
 
-def _borders(block: Block, uses: dict[Op, BlockedUse], blocked: set[Operand]) -> dict[Operand, Pad]:
+def _borders(uses: dict[Op, BlockedUse]) -> dict[Operand, Pad]:
+    """Return the borders of operands that may be blocked (rules 4 and 5)."""
     pads: dict[Operand, Pad] = {}
     for op, use in uses.items():
         for index, pad in use.inputs.items():
             x = op.inputs[index]
             if x is not None:
-                have = pads.get(x, NO_PAD)
-                pads[x] = tuple(map(max, have, pad))  # type: ignore[assignment]
+                pads[x] = _larger(pads.get(x, NO_PAD), pad)
+    groups = [_joined(op, use) for op, use in uses.items() if use.one_border]
+    changed = True
+    while changed:  # what joins may itself be joined; borders only grow, so this ends
+        changed = False
+        for group in groups:
+            largest = NO_PAD
+            for x in group:
+                largest = _larger(largest, pads.get(x, NO_PAD))
+            for x in group:
+                changed |= pads.get(x, NO_PAD) != largest
+                pads[x] = largest
     return pads
+
+
+def _larger(a: Pad, b: Pad) -> Pad:
+    return max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+
+
+def _joined(op: Op, use: BlockedUse) -> list[Operand]:
+    """Return the operands of an op that can be blocked."""
+    found = [*(op.inputs[i] for i in use.inputs), *(op.outputs[i] for i in use.outputs)]
+    return [x for x in found if x is not None]
 
 
 def _convert(block: Block, uses: dict[Op, BlockedUse], layout: MakeLayout) -> None:
     """Insert conversions wherever an op meets an operand in the other layout."""
     plain: dict[Operand, Operand] = {}
     packed: dict[Operand, Operand] = {}
-    pads = _borders(block, uses, set())
+    pads = _borders(uses)
     ops: list[Op] = []
     for op in block.ops:
         wanted = uses[op].inputs if op in uses else {}

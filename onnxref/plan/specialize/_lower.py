@@ -127,17 +127,21 @@ def _lower(
         return Lowered(op, step=_reference(op, steps), reason="no native kernel")
     site = Site(op, block.packs, block.precision, libraries=libraries)
     try:
-        _zero_borders(site, backend)
         lowering.emit(site, *op.inputs, **op.attributes)
+        _zero_borders(site, backend)
     except Unsupported as refusal:
         return Lowered(op, step=_reference(op, steps), reason=str(refusal))
     return Lowered(op, site)
 
 
 def _zero_borders(site: Site, backend: str) -> None:
-    """Emit the zeroing of the outputs' borders, which the op itself never touches."""
+    """Emit the zeroing of the outputs' borders, which the op itself never touches.
+
+    An output that is made up of parts has theirs.
+    """
+    whole = {part.output for part in site.parts}
     for y in site.outputs:
-        if y is not None and isinstance(y.layout, Blocked) and any(y.layout.pad):
+        if y is not None and y not in whole and isinstance(y.layout, Blocked) and any(y.layout.pad):
             border = find_lowering(backend, INTERNAL, "ZeroBorder", 1)
             if border is None:
                 raise Unsupported("there is nothing that zeroes borders")

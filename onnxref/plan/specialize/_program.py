@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
@@ -50,6 +50,7 @@ class _Place:
     kind: str
     index: int = 0  # byte offset in the arena, or number of the input or output
     array: Array | None = None
+    offset: int = 0  # bytes from there on, where it lies in another operand
 
 
 @dataclass(slots=True)
@@ -100,10 +101,10 @@ class Program:
     ) -> None:
         self.inputs = list(inputs)
         self.outputs = list(outputs)
-        self.lowered = list(lowered)
+        self.roots = Roots(lowered, (*inputs, *outputs))
+        self.lowered = self.roots.without_copies(lowered)
         self._team = team
         self._kept: list[Any] = []  # arrays that the table holds addresses of
-        self._roots = Roots(lowered, (*inputs, *outputs))
         self._places: dict[Operand | Scratch, _Place] = {}
         self.arena_bytes = self._place_all()
         self._table = _Table()
@@ -131,6 +132,10 @@ class Program:
     def missing(self) -> list[NativeFunction]:
         """Return the native functions that are neither compiled nor in the cache."""
         return [function for function in self.functions() if not function.is_ready]
+
+    def release(self) -> None:
+        """Give back the memory that no run uses now; the next run takes new memory."""
+        self._free.clear()
 
     def compile(self) -> None:
         """Compile (or load) all native code."""
@@ -183,7 +188,7 @@ class Program:
 
     def _place_all(self) -> int:
         """Give every operand and scratch its place; return the size of the arena."""
-        roots = self._roots
+        roots = self.roots
         for number, x in enumerate(self.inputs):
             self._places[roots.of(x)] = _Place("input", number)
         for number, y in enumerate(self.outputs):
@@ -213,10 +218,11 @@ class Program:
         """Return where an operand lies."""
         if operand.constant is not None:
             return _Place("array", array=operand.constant)
-        root = self._roots.of(operand)
+        root, offset = self.roots.place(operand)
         if root.constant is not None:
             return _Place("array", array=root.constant)
-        return self._places[root]
+        place = self._places[root]
+        return replace(place, offset=offset) if offset else place
 
     def _add(self, found: Lowered) -> None:
         if found.step is not None:
@@ -246,6 +252,7 @@ class Program:
         position = len(table.values)
         if isinstance(argument, (Operand, Scratch, Packed)):
             place = self._where(argument)
+            offset += place.offset
             if place.kind == "arena":
                 table.arena.append(position)
                 offset += place.index
@@ -417,8 +424,7 @@ class _Instance:
 
     def _finished(self, number: int, inputs: list[Array], outputs: list[Array]) -> Array:
         """Return an output; one that lies in an input or another output is copied."""
-        place = self._program.place_of(self._program.outputs[number])
-        if place.kind != "output" or place.index != number:
+        if self._program.place_of(self._program.outputs[number]) != _Place("output", number):
             outputs[number][...] = self._view(self._program.outputs[number], inputs, outputs)
         return outputs[number]
 
@@ -440,15 +446,23 @@ class _Instance:
             case "input":
                 return inputs[place.index].reshape(operand.shape)
             case "output":
-                return outputs[place.index].reshape(operand.shape)
+                whole = outputs[place.index].reshape(-1)
+                if whole.size == operand.size:
+                    return whole.reshape(operand.shape)
+                return _viewed(whole.view(np.uint8), place.offset, operand)
             case "array":
                 assert place.array is not None
                 return place.array.reshape(operand.shape)
         view = self._views.get(id(operand))
         if view is None:
-            raw = self._arena[place.index : place.index + operand.nbytes]
-            view = self._views[id(operand)] = raw.view(operand.dtype).reshape(operand.shape)
+            view = _viewed(self._arena, place.index + place.offset, operand)
+            self._views[id(operand)] = view
         return view
+
+
+def _viewed(raw: Array, begin: int, operand: Operand) -> Array:
+    """Return the view of an operand that lies in bytes from `begin` on."""
+    return raw[begin : begin + operand.nbytes].view(operand.dtype).reshape(operand.shape)
 
 
 def _patches(table: _Table, inputs: int, address: int) -> Array:

@@ -194,7 +194,9 @@ class Regions:
         with self._lock:
             self._known[key] = region
             while len(self._known) > _MOST_REGIONS:
-                self._known.popitem(last=False)
+                _, oldest = self._known.popitem(last=False)
+                if oldest.program is not None:
+                    oldest.program.release()
         if record.end == record.begin:
             region.hopeless = "its shapes depend on values"
         self.ran(region, seconds)
@@ -296,6 +298,7 @@ def _specialize(
         acceleration.precision,
         _NARROW if acceleration.device else (),
         {op for op, step in steps.items() if step.deferred},
+        reorders=not acceleration.device,
     )
     before = {op: (op.op_type, tuple(op.inputs), op.attributes) for op in steps}
     run_passes(block, without)

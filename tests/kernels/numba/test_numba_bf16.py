@@ -310,7 +310,7 @@ def test_where_bfloat16_has_half_the_rate(rows: int, is_taken: bool, monkeypatch
 _EMIT = """
 import dataclasses
 from onnxref.native import _target
-chosen = _target.Target("sapphirerapids", "-prefer-256-bit", lanes=16, registers=32, vnni=True, bf16=True)
+chosen = _target.Target("sapphirerapids", "-prefer-256-bit", 16, 32, halves=True, vnni=True, bf16=True)
 _target._host = lambda: chosen
 _target.target.cache_clear()
 from onnxref.native import _compile

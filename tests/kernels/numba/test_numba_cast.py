@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -85,3 +89,27 @@ def test_older_versions(opset):
     to = "FLOAT" if opset == 1 else 1
     (found,) = run_lowered("Cast", [x], [(x.shape, np.float32)], {"to": to}, opset=opset)
     np.testing.assert_array_equal(found, x.astype(np.float32))
+
+
+def test_float16_where_the_processor_cannot_convert_it() -> None:
+    """Every float16, and float32 round the middles between them, in a process held to SSE2."""
+    program = """
+import numpy as np
+import onnxref.kernels.numba.cast
+from lowered import run_lowered
+
+halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+(wide,) = run_lowered("Cast", [halves], [(halves.shape, np.float32)], {"to": 1}, opset=13)
+expected = halves.astype(np.float32)
+assert ((wide.view(np.uint32) == expected.view(np.uint32)) | np.isnan(expected) & np.isnan(wide)).all()
+finite = np.sort(expected[np.isfinite(expected)])
+middles = ((finite[:-1].astype(np.float64) + finite[1:]) / 2).astype(np.float32)
+ends = [np.nextafter(middles, np.float32(end)) for end in (-np.inf, np.inf)]
+values = np.concatenate([expected, middles, *ends, np.float32([65519.9, 65520, 1e9, -1e9, 1e-9, -1e-45])])
+(found,) = run_lowered("Cast", [values], [(values.shape, np.float16)], {"to": 10}, opset=13)
+with np.errstate(all="ignore"):
+    expected = values.astype(np.float16)
+assert ((found.view(np.uint16) == expected.view(np.uint16)) | np.isnan(expected) & np.isnan(found)).all()
+"""
+    environment = {**os.environ, "ONNXREF_CPU": "sse2", "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)

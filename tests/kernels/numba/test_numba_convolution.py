@@ -11,6 +11,7 @@ import onnxref.kernels.numba.convolution as convolution
 import onnxref.kernels.numpy.convolution  # noqa: F401 - registers the reference
 import pytest
 from lowered import reference, run_lowered
+from onnxref.kernels.numba import winograd
 
 from onnxref.dtypes import Array
 from onnxref.lowering import Blocked, BlockedUse, Op, Operand, Site, Unsupported, find_lowering
@@ -241,7 +242,8 @@ def test_plain_image(
 @pytest.mark.parametrize("size", [2, 4])
 def test_winograd(monkeypatch: pytest.MonkeyPatch, n: int, c: int, m: int, h: int, w: int, size: int) -> None:
     """With borders of all widths, odd edges, and the same bits on several threads."""
-    monkeypatch.setattr(convolution, "winograd_size", lambda _: size)
+    (scheme,) = [s for s in winograd.schemes((3, 3)) if s.size == (size, size)]
+    monkeypatch.setattr(winograd, "choose", lambda _: scheme)
     residual = (h + size) % 4 != 1
     options: dict[str, Any] = {
         "pads": (1,) * 4,
@@ -277,7 +279,8 @@ def test_winograd_only_where_allowed() -> None:
 def test_winograd_where_it_pays(c: int, m: int, side: int, size: int) -> None:
     one = (1, 1)
     found = convolution.Geometry(1, c, m, (side, side), (side, side), (3, 3), one, one, (1, 1, 1, 1))
-    assert convolution.winograd_size(found) == size
+    scheme = winograd.choose(found)
+    assert (0 if scheme is None else scheme.size[0]) == size
 
 
 # Tiles --------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from lowered import check_lowered, reference, run_lowered
 from onnxref.kernels.numba import convolution as _convolution
 from onnxref.kernels.numba.grouped import blocked_use, tile_of
 
-from onnxref.lowering import Blocked, Op, Operand
+from onnxref.lowering import Blocked, Op, Operand, Unsupported
 from onnxref.native import target
 from onnxref.registry import INTERNAL
 
@@ -120,6 +120,56 @@ def test_fused(index: int, activation: str, alpha: float, beta: float) -> None:
         **held,
     )
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("index", "more"),
+    [
+        (0, {}),  # depthwise
+        (8, {"activation": "Relu"}),  # small groups
+        (11, {}),  # groups of whole blocks
+        (13, {"activation": "Relu"}),
+        (14, {}),
+    ],
+)
+def test_channels_in_any_order(index: int, more: dict[str, Any]) -> None:
+    n, c, m, group, size, kernel, attributes = CASES[index]
+    x, w, b = conv_inputs(n, c, m, group, size, kernel)
+    order = tuple(int(i) for i in np.random.default_rng(c).permutation(c))
+    x[0, order[0], 1, 1] = np.inf  # of the first group only
+    attributes = {**attributes, "group": group}
+    (expected,) = reference("Conv", [x[:, order], w, b], attributes, 22)[:1]
+    if more:
+        expected = np.maximum(expected, 0)
+    for given in (layouts([x, w, b], attributes, (0, 1, 1, 0)), {}):  # in blocks and plain
+        for parallel in (False, True):
+            (y,) = run_lowered(
+                "FusedConv",
+                [x, w, b],
+                [(expected.shape, expected.dtype)],
+                {**attributes, **more, "order": order},
+                domain=INTERNAL,
+                constants=(1, 2),
+                parallel=parallel,
+                **given,
+            )
+            np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_order_belongs_to_groups() -> None:
+    x, w, b = conv_inputs(1, 2 * LANES, 8, 1, (4, 4), (1, 1))
+    order = tuple(range(2 * LANES))
+    with pytest.raises(Unsupported, match="order"):
+        run_lowered(
+            "FusedConv",
+            [x, w, b],
+            [((1, 8, 4, 4), np.dtype(np.float32))],
+            {"order": order},
+            domain=INTERNAL,
+            constants=(1, 2),
+            layouts={0: Blocked(LANES)},
+            output_layouts={0: Blocked(LANES)},
+        )
 
 
 @pytest.mark.parametrize("index", [0, 8, 13])

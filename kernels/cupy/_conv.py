@@ -1,0 +1,231 @@
+"""What convolutions have in common: windows, strides, layouts, weights in other orders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from onnxref.errors import KernelError
+from onnxref.gpu import CTYPES
+from onnxref.lowering import ChannelsLast, Operand, Scratch, Site, Unsupported
+
+from ..numpy._windows import Windows, slide
+from ._rows import FLOATS
+from ._views import Memory
+from .layout import turn
+
+CODE = "onnxref.kernels.cupy.code"
+ACCESS = 16  # bytes
+_ACTIVATIONS = (  # by their numbers in product.cuh
+    *("", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh"),
+    *("HardSigmoid", "HardSwish", "Silu", "Gelu", "GeluTanh"),
+)
+
+
+def conv_windows(
+    x: Operand,
+    w: Operand,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Windows:
+    """Return the windows that the attributes of a Conv describe.
+
+    Raises:
+        Unsupported: they do not fit (the reference says what is wrong), or have more than three axes.
+    """
+    if not 3 <= x.ndim <= 5 or w.ndim != x.ndim:
+        raise Unsupported(f"ranks {x.ndim} and {w.ndim}")
+    if group < 1 or w.shape[0] % group or x.shape[1] != w.shape[1] * group:
+        raise Unsupported("channels that do not fit")
+    if kernel_shape is not None and tuple(kernel_shape) != w.shape[2:]:
+        raise Unsupported("a kernel_shape that is not that of W")
+    given = (None if v is None else tuple(v) for v in (strides, dilations, pads))
+    try:
+        return slide(x.shape[2:], w.shape[2:], *given, auto_pad)
+    except KernelError as error:
+        raise Unsupported(str(error)) from error
+
+
+def three(values: Sequence[int], missing: int) -> tuple[int, ...]:
+    """Return values per axis with those of missing leading axes, three in all."""
+    return (missing,) * (3 - len(values)) + tuple(values)
+
+
+def strides_of(shape: Sequence[int], last: bool) -> tuple[int, ...]:
+    """Return strides in elements of (N, C, axes...): n, c, then three axes."""
+    _, c, *axes = shape
+    extents = three(axes, 1)
+    step = c if last else 1
+    found: list[int] = []
+    for extent in reversed(extents):
+        found.insert(0, step)
+        step *= extent
+    return (math.prod(extents) * c, 1 if last else math.prod(extents), *found)
+
+
+def is_last(operand: Operand) -> bool:
+    """Whether a tensor lies with the channels last."""
+    if operand.layout is not None and not isinstance(operand.layout, ChannelsLast):
+        raise Unsupported(f"a tensor {operand.layout}")
+    return operand.layout is not None
+
+
+def turned(site: Site, x: Operand) -> Memory:
+    """Return where a tensor lies with the channels last, turned over if need be."""
+    channels, pixels = x.shape[1], math.prod(x.shape[2:])
+    if is_last(x) or 1 in (channels, pixels):
+        return x
+    made = site.scratch(x.nbytes)
+    turn(site, x, made, x.shape[0], channels, pixels, x.dtype.itemsize)
+    return made
+
+
+def packed_weights(site: Site, w: Operand) -> Memory:
+    """Return weights (M, C, kernel...) as (M, taps, C)."""
+    m, c, *kernel = w.shape
+    taps = math.prod(kernel)
+    if w.constant is not None:
+        held = w.constant
+        return site.pack((w,), ("taps first",), lambda: held.reshape(m, c, taps).transpose(0, 2, 1))
+    if 1 in (c, taps):
+        return w
+    made = site.scratch(w.nbytes)
+    turn(site, w, made, m, c, taps, w.dtype.itemsize)
+    return made
+
+
+@dataclass(slots=True, eq=False)
+class Goal:
+    """Where a result with the channels last goes to; `finish` brings it to the output."""
+
+    site: Site
+    y: Operand
+    memory: Operand | Scratch
+
+    @classmethod
+    def of(cls, site: Site, y: Operand) -> Goal:
+        if is_last(y) or 1 in (y.shape[1], math.prod(y.shape[2:])):
+            return cls(site, y, y)
+        return cls(site, y, site.scratch(y.nbytes))
+
+    def finish(self) -> None:
+        if self.memory is not self.y:
+            n, channels, *axes = self.y.shape
+            turn(self.site, self.memory, self.y, n, math.prod(axes), channels, self.y.dtype.itemsize)
+
+
+@dataclass(eq=False)
+class Conv:
+    """activation(conv(x, w) + bias + residual)."""
+
+    site: Site
+    x: Operand
+    w: Operand
+    y: Operand
+    windows: Windows
+    group: int = 1
+    bias: Operand | None = None
+    residual: Operand | None = None
+    activation: str = ""
+    alpha: float = 0.0
+    beta: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.n, self.c = self.x.shape[:2]
+        self.m = self.y.shape[1]
+        self.name = self.x.dtype.name
+        self.size = self.x.dtype.itemsize
+        if self.name not in FLOATS or not self.x.dtype == self.w.dtype == self.y.dtype:
+            raise Unsupported(f"convolution of {self.name} by {self.w.dtype.name}")
+        for operand in (self.bias, self.residual):
+            if operand is not None and operand.dtype != self.x.dtype:
+                raise Unsupported("an addend of another type")
+        if self.bias is not None and self.bias.shape != (self.m,):
+            raise Unsupported(f"a bias of shape {self.bias.shape}")
+        if self.residual is not None and self.residual.shape != self.y.shape:
+            raise Unsupported("a residual that is broadcast")
+        if self.activation not in _ACTIVATIONS:
+            raise Unsupported(f"activation {self.activation}")
+
+    @property
+    def taps(self) -> int:
+        return math.prod(self.windows.kernel)
+
+    @property
+    def positions(self) -> int:
+        return self.n * math.prod(self.windows.out)
+
+    @cached_property
+    def goal(self) -> Goal:
+        return Goal.of(self.site, self.y)
+
+    @cached_property
+    def added(self) -> Memory | None:
+        """The residual, lying as the goal."""
+        return None if self.residual is None else turned(self.site, self.residual)
+
+    @property
+    def factors(self) -> tuple[np.float64, np.float64]:
+        return np.float64(self.alpha), np.float64(self.beta)
+
+    def defines(self) -> dict[str, str | int]:
+        """Return the parameters of `product.cuh`."""
+        return epilogue_defines(self.name, self.activation)
+
+
+def epilogue_defines(name: str, activation: str = "") -> dict[str, str | int]:
+    """Return the parameters of `product.cuh` for an element type and an activation."""
+    factor = "double" if name == "float64" else "float"
+    return {"T": CTYPES[name], "FACTOR": factor, "ACTIVATION": _ACTIVATIONS.index(activation)}
+
+
+def taps_first(conv: Conv) -> Memory:
+    """Return weights (M, C / groups, taps) as (taps, C / groups, M)."""
+    m, depth = conv.m, conv.w.shape[1]
+    held = conv.w.constant
+    if held is not None:
+        return conv.site.pack(
+            (conv.w,), ("taps, M",), lambda: held.reshape(m, depth, conv.taps).transpose(2, 1, 0)
+        )
+    if conv.group == 1 or depth != 1:
+        raise Unsupported("weights of groups that are not constant")
+    made = conv.site.scratch(conv.w.nbytes)
+    turn(conv.site, conv.w, made, 1, m, conv.taps, conv.size)
+    return made
+
+
+def extents(windows: Windows) -> tuple[tuple[int, ...], ...]:
+    """Return what kernels want of windows, for three axes: size, out, kernel, strides, dilations, begins."""
+    ones = (windows.size, windows.out, windows.kernel, windows.strides, windows.dilations)
+    return (*(three(values, 1) for values in ones), three(windows.begins, 0))
+
+
+def may_round(site: Site, w: Operand) -> bool:
+    """Whether float32 may be multiplied in TF32."""
+    return site.precision == "tf32" or (site.precision == "bf16" and w.constant is not None)
+
+
+def aligned_channels(dtype: Any, *channels: int) -> bool:
+    """Whether pixels are whole accesses of 16 bytes, which all of cuDNN's tensor core engines want."""
+    return all(c % (ACCESS // dtype.itemsize) == 0 for c in channels)
+
+
+def symmetric(windows: Windows) -> bool:
+    """Whether the padding before each axis, put behind it too, gives the same windows."""
+    ends = zip(windows.size, windows.begins, windows.extent, windows.strides, windows.out, strict=True)
+    return all((size + 2 * begin - extent) // step + 1 == out for size, begin, extent, step, out in ends)
+
+
+def two(values: Sequence[int], missing: int) -> tuple[int, ...]:
+    """Return values per axis, two at least."""
+    return (missing, *values) if len(values) == 1 else tuple(values)

@@ -1,0 +1,374 @@
+"""QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear; all of them give the bits of the reference.
+
+Scales may be one for the tensor, one for each slice along an axis, or one for each block along an axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from onnxref.dtypes import ElementType, to_numpy
+from onnxref.gpu import cuda_kernel, grid_for
+from onnxref.lowering import NO_PAD, Blocked, BlockedUse, Op, Operand, Scratch, Site, Unsupported, lower
+
+from .movement import index_type, lying_order, magic
+from .narrow_cast import TYPES, items_for
+
+_CODE = "onnxref.kernels.cupy.code"
+_INTEGERS = ("uint8", "int8", "uint16", "int16", "uint4", "int4", "uint2", "int2")
+_FLOAT8 = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
+_SMALL_FLOATS = (*_FLOAT8, "float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn")
+_FLOATS = ("float32", "float16", "bfloat16")
+_ONE_BLOCK = 1 << 14  # elements whose extremes one block finds while it is at it
+_PARTS = 264  # blocks that find extremes
+
+
+def _accept(condition: bool, reason: str) -> None:
+    if not condition:
+        raise Unsupported(reason)
+
+
+# --- scales --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Scales:
+    """A tensor seen as (outer, length, inner), its scales in blocks along the middle; see the kernels.
+
+    Attributes:
+        strides: of scales, in elements, along outer, blocks, inner.
+    """
+
+    length: int
+    inner: int
+    block: int
+    strides: tuple[int, int, int]
+
+    def normal(self) -> _Scales:
+        """Return the same, with blocks of the last axis as a row each where they are whole."""
+        if self.inner == 1 and self.strides[2] == 0 and self.block > 1 and self.length % self.block == 0:
+            return _Scales(1, self.block, 1, (self.strides[1], 0, 0))
+        if self.inner == 1 and self.block == 1:  # scales that lie as the elements do
+            return _Scales(1, self.length, 1, (self.strides[0], 0, self.strides[1]))
+        return self
+
+    def mode(self, vec: int) -> int:
+        """Return which scales the elements of an access have, as the kernels number it."""
+        if not any(self.strides):
+            return 0
+        if self.inner % vec == 0:
+            return 1 if self.strides[2] == 0 else 2
+        return 3
+
+    def arguments(self) -> tuple[int, ...]:
+        extents = (self.inner, self.length, self.block)
+        return (*extents, *map(magic, extents), *self.strides)
+
+
+def _scales(x: Operand, scale: Operand, zero_point: Operand | None, axis: int, block_size: int) -> _Scales:
+    """Say how the scales belong to the elements; refuse what the reference refuses."""
+    same = zero_point is None or zero_point.shape == scale.shape or zero_point.size == scale.size == 1
+    _accept(same, "zero point unlike the scale")
+    if scale.size == 1 and scale.ndim <= 1:
+        _accept(zero_point is None or zero_point.ndim <= 1, "zero point unlike the scale")
+        return _Scales(1, max(1, x.size), 1, (0, 0, 0))
+    _accept(-x.ndim <= axis < x.ndim, "axis out of range")
+    axis %= x.ndim
+    order = lying_order(x.layout, x.ndim)
+    length = x.shape[axis]
+    inner = math.prod(x.shape[a] for a in order[order.index(axis) + 1 :])
+    if scale.ndim == x.ndim and block_size != 0:
+        _accept(block_size > 0 and x.layout is None, "blocks of this layout")
+        blocks = -(-length // block_size)
+        _accept(scale.shape == (*x.shape[:axis], blocks, *x.shape[axis + 1 :]), "shape of the scale")
+        if inner == 1:
+            return _Scales(length, 1, block_size, (blocks, 1, 0)).normal()
+        return _Scales(length, inner, block_size, (blocks * inner, inner, 1))
+    _accept(scale.ndim == 1 and scale.size == length, "length of the scale")
+    return _Scales(length, inner, 1, (0, 1, 0)).normal()
+
+
+def _goes_along(op: Op, lanes: int) -> BlockedUse | None:
+    """One scale, or one for each slice along an axis, may have the channels last."""
+    x, scale = op.inputs[:2]
+    if x is None or scale is None or scale.ndim > 1 or not 3 <= x.ndim <= 5:
+        return None
+    return BlockedUse({0: NO_PAD}, (0,))
+
+
+def _emit(
+    site: Site,
+    direction: str,
+    x: Operand,
+    scale: Operand,
+    zero_point: Operand | None,
+    y: Operand,
+    scales: _Scales,
+    **defines: str | int,
+) -> None:
+    if not x.size:
+        return
+    sizes = [x.dtype.itemsize, y.dtype.itemsize]
+    mode = scales.mode(16 // max(sizes))
+    vec = 16 // max(*sizes, scale.dtype.itemsize if mode == 2 else 1)
+    kernel = cuda_kernel(
+        _CODE, "quantization.cu", "linear",
+        X=TYPES[x.dtype.name], SCALE=TYPES[scale.dtype.name], Y=TYPES[y.dtype.name],
+        HAS_ZERO=int(zero_point is not None), MODE=mode, VEC=vec, ITEMS=items_for(x.size),
+        INDEX=index_type(x.size + 4096, scale.size), **{direction: 1}, **defines,
+    )  # fmt: skip
+    site.launch(
+        kernel,
+        *(x, scale, scale if zero_point is None else zero_point, y, x.size, scales.arguments()),
+        grid=grid_for(x.size // vec, per_thread=items_for(x.size)),
+    )
+
+
+def _check(x: Operand, y: Operand, wanted: int) -> None:
+    _accept(x.shape == y.shape and x.layout == y.layout, f"{x} as {y}")
+    _accept(x.layout is None or not x.layout.lanes, f"{x}")
+    _accept(not wanted or to_numpy(ElementType(wanted)) == y.dtype, "output_dtype")
+
+
+def _output(site: Site) -> Operand:
+    (y,) = site.outputs
+    if y is None:
+        raise Unsupported("nothing wants its output")
+    return y
+
+
+# --- QuantizeLinear ------------------------------------------------------------------------------
+
+_DIVISIONS = {ElementType.FLOAT: "float32", ElementType.FLOAT16: "float16", ElementType.BFLOAT16: "bfloat16"}
+
+
+def _quantize(
+    site: Site,
+    x: Operand,
+    scale: Operand,
+    zero_point: Operand | None,
+    axis: int,
+    *,
+    saturate: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+    precision: int = 0,
+    before_24: bool = False,
+) -> None:
+    y = _output(site)
+    _check(x, y, output_dtype)
+    _accept(x.dtype.name in (*_FLOATS, "float64", "int32"), f"x is {x.dtype.name}")
+    _accept(y.dtype.name in (*_INTEGERS, *_SMALL_FLOATS), f"to {y.dtype.name}")
+    _accept(zero_point is None or zero_point.dtype == y.dtype, "type of the zero point")
+    special = {"int32": "float64", "float8_e8m0fnu": "float32"}
+    division = special.get(scale.dtype.name, scale.dtype.name)
+    _accept(scale.dtype.name in special or division in (*_FLOATS, "float64"), f"scale is {scale.dtype.name}")
+    if precision:
+        _accept(precision in _DIVISIONS, "precision")
+        division = _DIVISIONS[ElementType(precision)]
+    _emit(
+        site, "QUANTIZE", x, scale, zero_point, y,
+        _scales(x, scale, zero_point, axis, block_size),
+        DIVISION=TYPES[division],
+        SATURATE=int(bool(saturate) or y.dtype.name not in _FLOAT8),
+        BEFORE_24=int(before_24 and y.dtype.name == "float4_e2m1fn"),
+    )  # fmt: skip
+
+
+@lower("QuantizeLinear", since=10, backend="cupy")
+def quantize_linear_10(site: Site, x: Operand, scale: Operand, zero_point: Operand | None = None) -> None:
+    """ONNX QuantizeLinear-10, of one scale only."""
+    _accept(scale.size == 1 and scale.ndim <= 1, "one scale")
+    _quantize(site, x, scale, zero_point, 0)
+
+
+@lower("QuantizeLinear", since=13, backend="cupy", blocked=_goes_along)
+def quantize_linear_13(
+    site: Site, x: Operand, scale: Operand, zero_point: Operand | None = None, *, axis: int = 1
+) -> None:
+    """ONNX QuantizeLinear-13."""
+    _accept(scale.ndim <= 1, "blocks of scales")
+    _quantize(site, x, scale, zero_point, axis)
+
+
+def _precision_before_23(scale: Operand) -> int:
+    return 0 if scale.dtype == np.int32 else ElementType.FLOAT
+
+
+@lower("QuantizeLinear", since=19, backend="cupy", blocked=_goes_along)
+def quantize_linear_19(
+    site: Site,
+    x: Operand,
+    scale: Operand,
+    zero_point: Operand | None = None,
+    *,
+    axis: int = 1,
+    saturate: int = 1,
+) -> None:
+    """ONNX QuantizeLinear-19."""
+    _accept(scale.ndim <= 1, "blocks of scales")
+    precision = _precision_before_23(scale)
+    _quantize(site, x, scale, zero_point, axis, saturate=saturate, precision=precision)
+
+
+@lower("QuantizeLinear", since=21, backend="cupy", blocked=_goes_along)
+def quantize_linear_21(
+    site: Site,
+    x: Operand,
+    scale: Operand,
+    zero_point: Operand | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+    saturate: int = 1,
+) -> None:
+    """ONNX QuantizeLinear-21."""
+    _quantize(
+        site, x, scale, zero_point, axis, saturate=saturate, block_size=block_size,
+        output_dtype=output_dtype, precision=_precision_before_23(scale),
+    )  # fmt: skip
+
+
+def _quantize_linear(before_24: bool) -> Callable[..., None]:
+    def emit(
+        site: Site,
+        x: Operand,
+        scale: Operand,
+        zero_point: Operand | None = None,
+        *,
+        axis: int = 1,
+        block_size: int = 0,
+        output_dtype: int = 0,
+        precision: int = 0,
+        saturate: int = 1,
+    ) -> None:
+        """ONNX QuantizeLinear-23, -24: they differ in what NaN becomes in float4e2m1."""
+        _quantize(
+            site, x, scale, zero_point, axis, saturate=saturate, block_size=block_size,
+            output_dtype=output_dtype, precision=precision, before_24=before_24,
+        )  # fmt: skip
+
+    return emit
+
+
+lower("QuantizeLinear", since=23, backend="cupy", blocked=_goes_along)(_quantize_linear(before_24=True))
+lower("QuantizeLinear", since=(24, 25, 28), backend="cupy", blocked=_goes_along)(
+    _quantize_linear(before_24=False)
+)
+
+
+# --- DequantizeLinear ----------------------------------------------------------------------------
+
+
+def _dequantize(
+    site: Site,
+    x: Operand,
+    scale: Operand,
+    zero_point: Operand | None,
+    axis: int,
+    block_size: int = 0,
+    output_dtype: int = 0,
+) -> None:
+    y = _output(site)
+    _check(x, y, output_dtype)
+    _accept(x.dtype.name in (*_INTEGERS, "int32", *_SMALL_FLOATS), f"x is {x.dtype.name}")
+    _accept(y.dtype.name in _FLOATS, f"to {y.dtype.name}")
+    _accept(scale.dtype.name in (*_FLOATS, "float8_e8m0fnu"), f"scale is {scale.dtype.name}")
+    _accept(bool(output_dtype) or scale.dtype == y.dtype, "type of the output")
+    _accept(zero_point is None or zero_point.dtype == x.dtype, "type of the zero point")
+    kind = 0 if x.dtype.name in _SMALL_FLOATS else 2 if x.dtype == np.int32 else 1
+    scales = _scales(x, scale, zero_point, axis, block_size)
+    _emit(site, "DEQUANTIZE", x, scale, zero_point, y, scales, X_KIND=kind)
+
+
+@lower("DequantizeLinear", since=10, backend="cupy")
+def dequantize_linear_10(site: Site, x: Operand, scale: Operand, zero_point: Operand | None = None) -> None:
+    """ONNX DequantizeLinear-10, of one scale only."""
+    _accept(scale.size == 1 and scale.ndim <= 1, "one scale")
+    _dequantize(site, x, scale, zero_point, 0)
+
+
+@lower("DequantizeLinear", since=(13, 19), backend="cupy", blocked=_goes_along)
+def dequantize_linear_13(
+    site: Site, x: Operand, scale: Operand, zero_point: Operand | None = None, *, axis: int = 1
+) -> None:
+    """ONNX DequantizeLinear-19."""
+    _accept(scale.ndim <= 1, "blocks of scales")
+    _dequantize(site, x, scale, zero_point, axis)
+
+
+@lower("DequantizeLinear", since=21, backend="cupy", blocked=_goes_along)
+def dequantize_linear_21(
+    site: Site,
+    x: Operand,
+    scale: Operand,
+    zero_point: Operand | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+) -> None:
+    """ONNX DequantizeLinear-21."""
+    _dequantize(site, x, scale, zero_point, axis, block_size)
+
+
+@lower("DequantizeLinear", since=(23, 24, 25, 28), backend="cupy", blocked=_goes_along)
+def dequantize_linear(
+    site: Site,
+    x: Operand,
+    scale: Operand,
+    zero_point: Operand | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+) -> None:
+    """ONNX DequantizeLinear-25."""
+    _dequantize(site, x, scale, zero_point, axis, block_size, output_dtype)
+
+
+# --- DynamicQuantizeLinear -----------------------------------------------------------------------
+
+
+def _any_layout(op: Op, lanes: int) -> BlockedUse | None:
+    x, y = op.inputs[0], op.outputs[0]
+    return BlockedUse({0: NO_PAD}, (0,)) if x is not None and y is not None and x.ndim in (3, 4, 5) else None
+
+
+def _lanes(layout: Blocked | None) -> int:
+    return layout.lanes if layout else 0
+
+
+@lower("DynamicQuantizeLinear", since=11, backend="cupy", blocked=_any_layout)
+def dynamic_quantize_linear(site: Site, x: Operand) -> None:
+    """ONNX DynamicQuantizeLinear-11."""
+    y, scale, zero = site.outputs
+    _accept(x.dtype == np.float32 and not _lanes(x.layout), f"x is {x}")
+    _accept(y is None or (y.layout == x.layout and y.shape == x.shape), "another layout")
+    kernel = partial(cuda_kernel, _CODE, "dynamic_quantization.cu")
+    alone = x.size <= _ONE_BLOCK
+    parts: Scratch | Operand = x
+    count = 0
+    if not alone:
+        count = min(_PARTS, -(-x.size // 4096))
+        parts = site.scratch(8 * count)
+        site.launch(kernel("extremes", ALONE=0), x, parts, x.size, grid=(count, 1, 1))
+    blocks = 1 if alone or y is None else min(8 * _PARTS, -(-x.size // 2048))
+    site.launch(
+        kernel("dynamic_quantize", ALONE=int(alone)),
+        x,
+        parts,
+        y if y is not None else site.scratch(1),
+        scale if scale is not None else site.scratch(4),
+        zero if zero is not None else site.scratch(1),
+        x.size,
+        count,
+        x.size if y is not None else 0,
+        grid=(blocks, 1, 1),
+        block=(1024 if alone and x.size > 4096 else 256, 1, 1),
+    )

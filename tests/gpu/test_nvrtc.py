@@ -1,0 +1,152 @@
+"""NVRTC compiles what the planner emits, within the budget of registers, and every launch suits a card.
+
+The kernels are those of all official node, simple and PyTorch models of the onnx package, of its node models
+with constants for inputs, with cuBLASLt and cuDNN and without them, and of the real models named here.
+Compiled are, for sm_90, all hand-written kernels and one in `CHAINS` of those whose text is generated (these
+differ in their generated lines alone); for sm_80 and sm_100 one variant of each function, and one generated
+one in `FEW_CHAINS`. ONNXREF_EMULATE=all (`make test-emulated`) compiles all of them for all three.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from functools import cache
+
+import numpy as np
+import pytest
+
+import onnxref
+from onnxref.gpu import MOST_BLOCKS, MOST_THREADS, Kernel, translation_unit
+
+from . import suite
+from .planned import LIBRARIES, Geometry, recording
+
+nvrtc = pytest.importorskip("cupy", reason="CuPy is not installed").cuda.nvrtc
+
+PARTS = 4  # of the kernels, each a test
+CHAINS, FEW_CHAINS = 4, 24
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+REAL = (
+    *("silero_vad 16 kHz", "silero_vad_half 16 kHz", "magika", "ocr detection", "ocr direction", "ocr text"),
+    *("torch cnn_dynamo_opset20", "torch encoder_opset17", "torch gpt_dynamo_opset23", "torch lstm_opset13"),
+    *("light_shufflenet", "light_squeezenet", "sklearn scaler + random forest"),
+    *("sklearn gradient boosting", "sklearn counts + logistic regression"),
+)
+REGISTERS = 65536  # of a multiprocessor, for all threads of a block
+MOST_SHARED = 227 * 1024
+
+UNREACHED = frozenset(
+    (
+        *("attention_mma.cu", "attention_rows.cu", "int8_dynamic.cu", "label_encoder.cu", "ml_linear.cu"),
+        *("ml_svm.cu", "one_hot.cu", "one_hot_encoder.cu", "quantized_pointwise.cu", "recurrent_step.cu"),
+    )
+)
+"""Files of kernels that none of these models uses: only their own tests, which do not ask NVRTC."""
+
+SPILLS = {
+    ("chain.cuh", "chain"): (16, "integer division calls a routine, across which registers go to the stack"),
+    ("quantized_conv.cu", "integer_direct"): (
+        56,
+        "four channels at once with both zero points: all registers",
+    ),
+    ("int8_gemm.cu", "int8_gemv"): (16, "sm_80 alone, two rows with both sums: one pair of registers"),
+    ("recurrent_scan.cu", "scan"): (8, "512 threads leave 128 registers, 84 of them for weights"),
+}
+"""Most bytes (stores and loads) that variants of a function may spill, and why."""
+
+
+@cache
+def planned() -> dict[Kernel, set[Geometry]]:
+    """Return one kernel of each text, with how it is launched; those that stand in for libraries too."""
+    found: dict[tuple[str, str], tuple[Kernel, set[Geometry]]] = {}
+    for libraries in (LIBRARIES, ()):
+        with recording(*libraries) as device:
+            for _, case in (*suite.cases(), *suite.constant_cases()):
+                case()
+                device.buffers.clear()
+            for model in suite.real_models(*REAL) if libraries else ():
+                session = onnxref.InferenceSession(model.model(), backend="cupy")
+                session.run(None, model.calls()[0])
+                device.buffers.clear()
+        for kernel, geometries in device.seen.items():
+            found.setdefault((translation_unit(kernel), kernel.entry), (kernel, set()))[1].update(geometries)
+    return dict(sorted(found.values(), key=lambda entry: (str(entry[0]), entry[0].generated)))
+
+
+def chosen(arch: str) -> list[Kernel]:
+    """Return the kernels that are compiled for an architecture."""
+    kernels = list(planned())
+    if os.environ.get("ONNXREF_EMULATE") == "all":
+        return kernels
+    written = [kernel for kernel in kernels if not kernel.generated]
+    generated = [kernel for kernel in kernels if kernel.generated]
+    if arch == "sm_90":
+        return written + generated[::CHAINS]
+    return [*{(kernel.file, kernel.entry): kernel for kernel in written}.values(), *generated[::FEW_CHAINS]]
+
+
+def compiled(kernel: Kernel, arch: str) -> str:
+    """Compile a kernel and return what ptxas says of it."""
+    from onnxref.gpu._nvrtc import _OPTIONS, include_folders
+
+    program = nvrtc.createProgram(translation_unit(kernel), kernel.file, (), ())
+    try:
+        includes = [f"-I{folder}" for folder in include_folders()]
+        try:
+            nvrtc.compileProgram(program, (f"-arch={arch}", *_OPTIONS, "-Xptxas=-v", *includes))
+        except nvrtc.NVRTCError:
+            pytest.fail(f"{kernel} for {arch}:\n{nvrtc.getProgramLog(program)[:4000]}")
+        assert bytes(nvrtc.getCUBIN(program)).startswith(b"\x7fELF")
+        return str(nvrtc.getProgramLog(program))
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_kernel_compiles_within_its_registers(part: int, arch: str) -> None:
+    faults = []
+    for kernel in chosen(arch)[part::PARTS]:
+        log = compiled(kernel, arch)
+        own = log.partition(f"entry function '{kernel.entry}'")[2].partition("Compiling entry")[0]
+        (registers,) = map(int, re.findall(r"Used (\d+) registers", own))
+        spilled = [int(count) for count in re.findall(r"(\d+) bytes spill", own)]
+        assert spilled, log  # those of functions that are not inlined follow
+        threads = max(math.prod(geometry.block) for geometry in planned()[kernel])
+        if threads * -(-registers // 8) * 8 > REGISTERS:
+            faults.append(f"{kernel}: {threads} threads of {registers} registers cannot be launched")
+        if sum(spilled) > SPILLS.get((kernel.file, kernel.entry), (0, ""))[0]:
+            faults.append(f"{kernel}: it spills {sum(spilled)} bytes for {arch}\n{kernel.generated[:600]}")
+    assert not faults, "\n".join(faults)
+
+
+def test_every_launch_is_one_that_a_card_takes() -> None:
+    for kernel, geometries in planned().items():
+        for found in geometries:
+            x, y, z = found.grid
+            assert 0 < x <= MOST_BLOCKS, (kernel, found)
+            assert 0 < y < 65536, (kernel, found)
+            assert 0 < z < 65536, (kernel, found)
+            assert 0 < math.prod(found.block) <= MOST_THREADS, (kernel, found)
+            assert found.block[2] <= 64, (kernel, found)
+            assert 0 <= found.shared <= MOST_SHARED, (kernel, found)
+
+
+def test_all_families_are_met() -> None:
+    assert suite.kernel_files() - {kernel.file for kernel in planned()} == UNREACHED
+
+
+def test_a_kernel_that_spills_is_seen() -> None:
+    """The log is read rightly: a kernel with more live values than registers is told of."""
+    lines = "".join(f"float v{i} = x[{i} * n];" for i in range(300))
+    tail = "".join(f"x[{i} + n] = v{i} * v{(i * 7) % 300};" for i in range(300))
+    kernel = Kernel(
+        "onnxref.kernels.cupy.code",
+        "common.cuh",
+        "greedy",
+        generated=f'extern "C" __global__ void __launch_bounds__(1024) greedy(float *x, long long n) {{'
+        f"{lines} __syncthreads(); {tail} }}",
+    )
+    assert np.any([int(count) for count in re.findall(r"(\d+) bytes spill", compiled(kernel, "sm_90"))])

@@ -118,6 +118,8 @@ class InferenceSession:
         without: names of planner passes to leave out; `onnxref.plan.passes.all_passes()` lists them.
         strict: with the backend "cupy", make an operator without a kernel for the GPU an error; otherwise it
             runs on the processor, and `explain` tells so.
+        debug: with the backend "cupy", capture nothing, give every tensor memory of its own, and look at the
+            device after each launch: an error names the node and the kernel that caused it.
 
     Raises:
         ModelError: the model cannot be loaded or breaks the specification.
@@ -136,6 +138,7 @@ class InferenceSession:
         without: Collection[str] = (),
         intra_op_num_threads: int | None = None,
         strict: bool = False,
+        debug: bool = False,
     ) -> None:
         from .model import load_model
 
@@ -146,11 +149,14 @@ class InferenceSession:
             raise TypeError(f"limits must be an onnxref.Limits (got a {type(limits).__name__})")
         self._limits = DEFAULT if limits is None else limits
         backend = backend if providers is None else _backend_of(providers)
-        self._acceleration = (
-            _acceleration(backend, precision, without, self._limits, intra_op_num_threads, strict)
-            if self._fold
-            else None
+        if backend == "cupy" and not self._fold:
+            raise ValueError(
+                "backend 'cupy' needs optimize='all': the graph as written runs on the reference"
+            )
+        acceleration = _acceleration(
+            backend, precision, without, self._limits, intra_op_num_threads, strict, debug
         )
+        self._acceleration = acceleration if self._fold else None
         self._model = load_model(model, self._limits)
         self._generator = np.random.default_rng()
         self._lock = threading.Lock()
@@ -307,13 +313,15 @@ def _acceleration(
     limits: Limits,
     threads: int | None,
     strict: bool = False,
+    debug: bool = False,
 ) -> Acceleration | None:
     """Return how to run natively; None for the reference alone."""
     known = ("default", "strict", "tf32") if backend == "cupy" else ("default", "strict", "bf16")
     if precision not in known:
         raise ValueError(f"precision must be one of {', '.join(known)} (got {precision!r})")
-    if strict and backend != "cupy":
-        raise ValueError(f"strict=True is for the backend 'cupy' (got {backend!r})")
+    for name, chosen in (("strict", strict), ("debug", debug)):
+        if chosen and backend != "cupy":
+            raise ValueError(f"{name}=True is for the backend 'cupy' (got {backend!r})")
     if backend == "numpy":
         return None
     from .lowering import load_lowerings
@@ -341,6 +349,7 @@ def _acceleration(
         without=frozenset(without) | (_CPU_PASSES if device else frozenset()),
         device=device,
         strict=strict,
+        debug=debug,
     )
 
 

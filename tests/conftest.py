@@ -7,6 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+LONG = frozenset(("test_emulator.py", "test_nvrtc.py"))
+"""Files whose single tests take long; they come first, so that no worker is left with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
 
 @pytest.fixture(autouse=True)
 def same_numbers_in_any_order(request: pytest.FixtureRequest) -> Iterator[None]:

@@ -11,7 +11,7 @@ import pytest
 
 import onnxref
 from onnxref.dtypes import Array
-from onnxref.errors import BackendError
+from onnxref.errors import BackendError, KernelError
 
 from .emulator.device import EmulatedArray, EmulatedDevice
 
@@ -41,6 +41,30 @@ def test_a_run_is_captured_from_the_second_on(device: EmulatedDevice) -> None:
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
     assert [entry.partition(".")[0] for entry in device.log[:2]] == ["softmax", "softmax"]
     assert device.log[2:] == ["graph of 2", "graph of 2"]
+
+
+def test_debugging_captures_nothing_and_names_what_fails(
+    device: EmulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = session(TWICE, debug=True)
+    x = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+    for _ in range(3):
+        made.run(None, {"x": x})
+    assert len(device.log) == 6
+    assert not any(entry.startswith("graph") for entry in device.log)
+
+    def fail() -> None:
+        raise RuntimeError("an illegal address")
+
+    with monkeypatch.context() as context:
+        context.setattr(device, "synchronize", fail)
+        with pytest.raises(KernelError, match=r"^Softmax: softmax.* failed on emulated: an illegal address$"):
+            made.run(None, {"x": x})
+    made.run(None, {"x": x})
+    with pytest.raises(ValueError, match="needs optimize='all'"):
+        session(TWICE, optimize="none")
+    with pytest.raises(ValueError, match="^debug=True is for the backend 'cupy'"):
+        onnxref.InferenceSession(parsed(TWICE), debug=True)
 
 
 def test_outputs_are_where_the_inputs_are(device: EmulatedDevice) -> None:

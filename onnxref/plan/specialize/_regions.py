@@ -50,6 +50,7 @@ class Acceleration:
         specialized: how many programs have been put to use so far.
         device: the card that programs run on; None for the processor.
         strict: whether an operator that only the reference can run is an error.
+        debug: whether to look at the device after every launch, see `DeviceProgram`.
     """
 
     backend: str
@@ -62,6 +63,7 @@ class Acceleration:
     specialized: int = 0
     device: Device | None = None
     strict: bool = False
+    debug: bool = False
     _constants: DeviceConstants | None = None
 
     def program(self, lowered: list[Lowered], block: Block) -> Program | DeviceProgram:
@@ -70,7 +72,7 @@ class Acceleration:
             return Program(lowered, block.inputs, block.outputs, self.team)
         if self._constants is None:
             self._constants = DeviceConstants(self.device)
-        return DeviceProgram(lowered, block.inputs, block.outputs, self.device, self._constants)
+        return DeviceProgram(lowered, block.inputs, block.outputs, self.device, self._constants, self.debug)
 
     @property
     def libraries(self) -> frozenset[str]:

@@ -6,7 +6,6 @@ ONNXREF_SHARE=1 leaves one official case for each operator: what compute-sanitiz
 from __future__ import annotations
 
 import os
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,6 @@ import test_backend_suite
 from model_zoo import DRAWN_MODELS, REAL_MODELS, RealModel
 
 import onnxref
-import onnxref.plan.specialize._regions as regions
-from onnxref.plan.specialize import DeviceProgram
 
 from . import suite
 
@@ -61,9 +58,9 @@ def test_constants_for_inputs() -> None:
             raise AssertionError(name) from error
 
 
-def _run(model: RealModel, backend: str, repeat: int = 1) -> list[dict[str, Any]]:
+def _run(model: RealModel, backend: str, repeat: int = 1, *, debug: bool = False) -> list[dict[str, Any]]:
     """Make the model's calls, each `repeat` times, handing its state on; return the last outputs of each."""
-    session = onnxref.InferenceSession(model.model(), backend=backend)
+    session = onnxref.InferenceSession(model.model(), backend=backend, debug=debug)
     names = [value.name for value in session.get_outputs()]
     carried: dict[str, Any] = {}
     results = []
@@ -86,7 +83,7 @@ def _compare(found: Any, expected: Any, where: str) -> None:
 
 
 @pytest.mark.parametrize("name", [] if IS_SHARE else MODELS)
-def test_real_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_model(name: str) -> None:
     """As the reference says; captured graphs give the bits of single launches, each tensor apart."""
     model = MODELS[name]
     try:
@@ -97,7 +94,6 @@ def test_real_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for call, (found, expected) in enumerate(zip(captured, _run(model, "numpy"), strict=True)):
         for output, value in expected.items():
             _compare(found[output], value, f"call {call}, output {output}")
-    monkeypatch.setattr(regions, "DeviceProgram", partial(DeviceProgram, debug=True))
-    for found, eager in zip(captured, _run(model, "cupy"), strict=True):
+    for found, eager in zip(captured, _run(model, "cupy", debug=True), strict=True):
         for output, value in eager.items():
             assert np.asarray(found[output]).tobytes() == np.asarray(value).tobytes(), output

@@ -36,6 +36,7 @@ import struct
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -44,7 +45,7 @@ from .dtypes import Array, DType
 from .errors import BackendError
 from .gpu import DeviceCall, Extent, Kernel, Launch, LibraryCall, LibraryOp
 from .graph import Node
-from .native import NativeFunction
+from .native import NativeFunction, target
 from .registry import ONNX
 
 _L = TypeVar("_L", bound=Callable[..., None])
@@ -445,6 +446,11 @@ def load_lowerings(backend: str) -> None:
             f"there is no backend {backend!r}; choose from {', '.join(('numpy', *ACCELERATED))}"
         )
     importlib.import_module(f"onnxref.kernels.{backend}")
+
+
+def blocked_layout(backend: str) -> Callable[[Pad], Blocked]:
+    """Return what makes the layout that a backend's convolutions want, with a border."""
+    return (lambda _: ChannelsLast()) if backend == "cupy" else partial(Blocked, target().lanes)
 
 
 def find_lowering(backend: str, domain: str, op_type: str, since: int) -> Lowering | None:

@@ -248,6 +248,14 @@ def test_strict_refuses_shapes_that_depend_on_values(device: EmulatedDevice) -> 
     assert device.log
 
 
+def test_strict_refuses_a_shape_that_is_an_input(device: EmulatedDevice) -> None:
+    """In every run, not only in the one that finds it out."""
+    made = session("g (float[n] x, int64[2] s) => (y) { a = Relu(x) y = Reshape(a, s) }", strict=True)
+    for _ in range(3):
+        with pytest.raises(BackendError, match=r"Reshape.*its shapes depend on values"):
+            made.run(None, {"x": np.float32([0, 1, -1, 2]), "s": np.array([2, 2])})
+
+
 def test_values_on_the_device_reach_the_reference(device: EmulatedDevice) -> None:
     """Between two regions a step whose result is shaped by values reads what a region has computed."""
     text = "g (float[n] x) => (y) { a = Relu(x) b = NonZero(a) c = Gather(a, b) y = Exp(c) }"

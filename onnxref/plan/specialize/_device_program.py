@@ -126,7 +126,21 @@ class DeviceProgram:
 
     def compile(self) -> None:
         """Load all kernels and plan all library calls, by making the first instance."""
-        self._free.append(_Instance(self))
+        with self._turn():
+            self._free.append(_Instance(self))
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Have the stream to oneself, behind what the caller's stream has done, before what it will do.
+
+        New memory may be what the caller's stream still works with, so this holds for allocations too.
+        """
+        with self.device.lock:
+            self.device.begin()
+            try:
+                yield
+            finally:
+                self.device.end()
 
     def release(self) -> None:
         """Give back the memory that no run uses now; the next run takes new memory."""
@@ -145,11 +159,8 @@ class DeviceProgram:
         Args:
             inputs: NumPy arrays, or tensors of the device.
         """
-        with self.device.lock, self._instance() as instance:
-            self.device.begin()
-            outputs = instance.run(inputs, budget, run_step, watch)
-            self.device.end()
-            return outputs
+        with self._turn(), self._instance() as instance:
+            return instance.run(inputs, budget, run_step, watch)
 
     @contextmanager
     def _instance(self) -> Iterator[_Instance]:

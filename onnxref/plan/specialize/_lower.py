@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 from ... import registry, schema
 from ...errors import KernelError, UnsupportedOperatorError
 from ...gpu import DeviceCall
 from ...graph import Node
 from ...lowering import (
+    NO_PAD,
     Blocked,
     BlockedUse,
     Call,
-    ChannelsLast,
     Lowering,
     Op,
     Operand,
     Site,
     Unsupported,
+    blocked_layout,
     find_lowering,
 )
-from ...native import target
 from ...registry import INTERNAL
 from .._steps import Step
 from ..passes import Block
@@ -96,12 +95,11 @@ def lower_block(
     """
     saved = _Saved.of(block)
     banned: set[Op] = set()
-    lanes = target().lanes if backend == "numba" else 1
-    layout = partial(Blocked, lanes) if backend == "numba" else lambda _: ChannelsLast()
+    layout = blocked_layout(backend)
 
     def rule(op: Op) -> BlockedUse | None:
         lowering = _lowering(op, backend)
-        return lowering.blocked(op, lanes) if lowering and lowering.blocked else None
+        return lowering.blocked(op, layout(NO_PAD).lanes) if lowering and lowering.blocked else None
 
     while True:
         if layouts:

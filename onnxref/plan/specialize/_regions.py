@@ -125,6 +125,10 @@ class Regions:
         if self.acceleration.strict and not step.bodies:
             raise BackendError(f"{step.node}: its shapes depend on values, and strict=True")
 
+    def _refuse_hopeless(self, region: Region) -> None:
+        if region.hopeless and self.acceleration.strict:
+            self.refuse_if_strict(region.record.begin)
+
     def is_dynamic(self, position: int) -> bool:
         """Whether the step at a position is never part of a region."""
         return self._dynamic[position]
@@ -156,6 +160,7 @@ class Regions:
                 self._known.move_to_end(key)
         if found is not None:
             self._advance_if_due(found)
+            self._refuse_hopeless(found)
         return found
 
     def ran(self, region: Region, seconds: float) -> None:
@@ -204,6 +209,7 @@ class Regions:
         self.ran(region, seconds)
         if self.acceleration.wait:
             self._advance_if_due(region)
+        self._refuse_hopeless(region)
 
     def shortcut(self) -> Region | None:
         """Return the region used last if it is the whole plan, as one simple program."""

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 _KNOWN_BYTES = 1 << 30
 # ONNX Runtime's names for the places where a model can run, and the backends that answer to them.
 _PROVIDERS = {"CUDAExecutionProvider": "cupy", "CPUExecutionProvider": "auto"}
-# What they make has kernels for the processor only; without them quantised models run in float.
-_CPU_PASSES = frozenset(("fuse_quantized",))
 
 
 def run(
@@ -346,7 +344,7 @@ def _acceleration(
         known_bytes=min(bound for bound in bounds if bound is not None),
         precision=precision,
         wait=backend != "auto",
-        without=frozenset(without) | (_CPU_PASSES if device else frozenset()),
+        without=frozenset(without),
         device=device,
         strict=strict,
         debug=debug,

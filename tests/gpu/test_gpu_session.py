@@ -92,3 +92,18 @@ def test_what_has_no_kernel_runs_on_the_reference_and_is_told_of(device: Emulate
     strict = session(text, strict=True)
     with pytest.raises(BackendError, match="Det.*strict"):
         strict.run(None, {"x": x})
+
+
+def test_quantized_patterns_run_on_integers(device: EmulatedDevice) -> None:
+    text = """g (float[2, 4] x) => (y)
+        <float s = {0.05}, float t = {0.1}, int8 z = {3}, int8 o = {0},
+         int8[4, 3] w = {1, -2, 3, 4, 5, -6, 7, 8, 9, -10, 11, 12}> {
+            q = QuantizeLinear(x, s, z) a = DequantizeLinear(q, s, z) b = DequantizeLinear(w, t, o)
+            c = MatMul(a, b) r = QuantizeLinear(c, t, z) y = DequantizeLinear(r, t, z) }"""
+    made = session(text)
+    x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+    (y,) = made.run(None, {"x": x})
+    np.testing.assert_allclose(y, on_reference(text, x), rtol=0, atol=0.1)  # one quantum, at halves
+    rows = {row.operator.removeprefix("onnxref.internal:"): row.kind for row in made.explain()}
+    assert rows["QuantizedMatMul"] == "device"
+    assert "reference" not in rows.values()

@@ -146,3 +146,9 @@ def skip_rms_normalization(
     total = np.asarray(x + skip)
     kernel = find("", "RMSNormalization", 23).kernel
     return np.asarray(kernel(total, scale, axis=axis, epsilon=epsilon, stash_type=stash_type)), total
+
+
+@op("FirstRows", since=1, domain=INTERNAL)
+def first_rows(rows: Array, count: Array) -> Array:
+    """Return the first `count` of `rows` (N, ...), which were made for the most that there can be."""
+    return rows[: int(count)].copy()

@@ -40,7 +40,7 @@ from ..registry import Body, Context, Operator
 from ._check import check_against_schema, check_against_signature
 from ._fold import Folder, feeds_products, is_foldable
 from ._functions import bind_attributes, check_call, function_graph
-from ._steps import NO_SLOT, Plan, Step, memory_owner, read_only
+from ._steps import NO_SLOT, Plan, Step, free_at_last_use, memory_owner, read_only
 from ._types import TypeRule, value_type_string
 from .gradient import expand_gradients
 
@@ -130,7 +130,9 @@ class _Builder:
         output_slots = tuple(self.slot_of(value.name) if value.name else NO_SLOT for value in graph.outputs)
         self.check_output_types()
         self.steps = _just_in_time(self.steps)
-        self.free_at_last_use(output_slots)
+        frees = free_at_last_use(self.steps, {NO_SLOT, *self.constants, *output_slots})
+        for step, own in zip(self.steps, frees, strict=True):
+            step.frees = own
         self.drop_unused_constants(output_slots)
         plan = Plan(
             name=graph.name,
@@ -348,15 +350,6 @@ class _Builder:
                     f"graph {self.graph.name!r}: output {value.name!r} is declared {declared} "
                     f"but its node makes {found}"
                 )
-
-    def free_at_last_use(self, output_slots: Iterable[int]) -> None:
-        keep = {NO_SLOT, *self.constants, *output_slots}
-        for step in reversed(self.steps):
-            touched = {*step.inputs, *step.outputs}
-            for body in step.bodies.values():
-                touched.update(outer for outer, _ in body.captures)
-            step.frees = tuple(sorted(touched - keep))
-            keep |= touched
 
 
 def _just_in_time(steps: Sequence[Step]) -> list[Step]:

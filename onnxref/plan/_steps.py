@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -94,3 +94,16 @@ class Plan:
     constant_memory: frozenset[int]
     steps: list[Step]
     regions: Regions | None = None
+
+
+def free_at_last_use(steps: Sequence[Step], keep: Collection[int]) -> list[tuple[int, ...]]:
+    """Return for each step the slots that nothing after it reads, but for those to keep."""
+    kept = set(keep)
+    frees: list[tuple[int, ...]] = []
+    for step in reversed(steps):
+        touched = {*step.inputs, *step.outputs}
+        for body in step.bodies.values():
+            touched.update(outer for outer, _ in body.captures)
+        frees.append(tuple(sorted(touched - kept)))
+        kept |= touched
+    return frees[::-1]

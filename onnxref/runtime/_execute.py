@@ -95,16 +95,19 @@ def run_plan(plan: Plan, inputs: Sequence[Any], run: Run) -> list[Any]:
 
 def execute(plan: Plan, inputs: Sequence[Any], captured: Sequence[Any], run: Run) -> list[Any]:
     """Run a plan's steps in a fresh frame, freeing each value after its last use."""
+    regions = None if run.observers else plan.regions
+    if regions is not None:
+        plan = regions.plan
     slots = plan.template.copy()
     for slot, value in zip(plan.input_slots, inputs, strict=True):
         slots[slot] = value
     for (_, slot), value in zip(plan.captures, captured, strict=True):
         slots[slot] = value
-    if plan.regions is None or run.observers:
+    if regions is not None:
+        run_regions(plan, regions, slots, run)
+    else:
         for step in plan.steps:
             perform(step, slots, run)
-    else:
-        run_regions(plan, plan.regions, slots, run)
     return [slots[slot] for slot in plan.output_slots]
 
 

@@ -51,6 +51,7 @@ def explain_plan(plan: Plan) -> list[NodeExplanation]:
     if plan.regions is not None:
         for region in plan.regions.regions():
             newest[region.record.begin] = region
+        plan = plan.regions.plan
     rows: list[NodeExplanation] = []
     position = 0
     while position < len(plan.steps):

@@ -16,6 +16,7 @@ from ...errors import BackendError
 from ...gpu import Device, DeviceTensor
 from ...lowering import Op, Operand, PackCache, load_lowerings
 from ...native import CompileJob, NativeUnavailableError, Team, compile_together
+from ...registry import INTERNAL
 from .._steps import Plan, Step
 from ..passes import Block, all_passes, fold_weights, run_passes
 from ._device_program import DeviceConstants, DeviceProgram
@@ -23,6 +24,7 @@ from ._lower import Lowered, NoReferenceError, lower_block
 from ._program import Program
 from ._record import Record, decides, is_branch, is_default, region_outputs
 from ._shapes import shaped_by
+from ._static import with_fixed_shapes
 
 # A region is specialised once the reference has spent as long on it as that may take: seconds for each
 # step, and for each native function that is not in the cache.
@@ -107,10 +109,14 @@ class Region:
 
 
 class Regions:
-    """All regions of one plan."""
+    """All regions of one plan.
+
+    Attributes:
+        plan: what runs in the place of the plan that was given; its regions are numbered by its steps.
+    """
 
     def __init__(self, plan: Plan, acceleration: Acceleration) -> None:
-        self._plan = plan
+        self.plan = plan = with_fixed_shapes(plan)
         self.acceleration = acceleration
         self._known: OrderedDict[Any, Region] = OrderedDict()
         self._live: dict[int, tuple[int, ...]] = {}
@@ -121,8 +127,8 @@ class Regions:
 
     def refuse_if_strict(self, position: int) -> None:
         """Raise if a step runs on the reference although the caller wants none there."""
-        step = self._plan.steps[position]
-        if self.acceleration.strict and not step.bodies:
+        step = self.plan.steps[position]
+        if self.acceleration.strict and not step.bodies and step.node.domain != INTERNAL:
             raise BackendError(f"{step.node}: its shapes depend on values, and strict=True")
 
     def _refuse_hopeless(self, region: Region) -> None:
@@ -137,12 +143,12 @@ class Regions:
         """Return what tells whether a region that begins at a step fits the values in the slots."""
         live = self._live.get(begin)
         if live is None:
-            live = self._live[begin] = _live_slots(self._plan, begin)
+            live = self._live[begin] = _live_slots(self.plan, begin)
         return (begin, *[self._kind(slot, slots[slot]) for slot in live])
 
     def _kind(self, slot: int, value: Any) -> Any:
         """Return what a region depends on of a value: its shape and type, and itself if it decides."""
-        if is_default(self._plan, slot, value):
+        if is_default(self.plan, slot, value):
             return "default"
         if isinstance(value, np.ndarray):
             if slot in self.deciding and decides(value):
@@ -189,7 +195,7 @@ class Regions:
 
     def learn(self, key: Any, record: Record, seconds: float) -> None:
         """Keep what a run has taught."""
-        plan = self._plan
+        plan = self.plan
         steps = plan.steps[record.begin : record.end]
         region = Region(
             record,
@@ -217,7 +223,7 @@ class Regions:
             region = next(reversed(self._known.values()), None)
         if region is None or region.program is None or not region.program.is_simple:
             return None
-        return region if region.record.begin == 0 and region.end == len(self._plan.steps) else None
+        return region if region.record.begin == 0 and region.end == len(self.plan.steps) else None
 
     def regions(self) -> list[Region]:
         """Return all regions that are known, in the order of their steps."""

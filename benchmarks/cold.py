@@ -72,6 +72,6 @@ def measure_cold(folders: Folders) -> list[dict[str, Any]]:
 
 def _seconds(program: str, path: str, more: Mapping[str, str]) -> float:
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    command = [sys.executable, "-c", program, path]
+    command = [sys.executable, "-P", "-c", program, path]
     done = subprocess.run(command, env={**inherited, **more}, check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1])

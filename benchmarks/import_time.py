@@ -21,7 +21,7 @@ PROGRAM = "import time; start = time.perf_counter(); import {}; print(time.perf_
 
 def import_time(module: str) -> float:
     """Return the seconds that one import takes in a new process."""
-    command = [sys.executable, "-c", PROGRAM.format(module)]
+    command = [sys.executable, "-P", "-c", PROGRAM.format(module)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib
+import itertools
 import json
 import math
 import platform
@@ -92,23 +93,32 @@ def summary(record: Record) -> str:
 
 @dataclass
 class Results:
-    """Sections of records, with what they depend on."""
+    """Sections of records, each with the environment that it was measured in.
+
+    Attributes:
+        about: today's environment.
+    """
 
     about: dict[str, Any]
     sections: dict[str, list[dict[str, Any]]]
 
     @classmethod
     def read(cls, path: Path, cores: int) -> Results:
-        """Return what a file holds, under today's environment; nothing where there is none."""
+        """Return what a file holds; nothing where there is none."""
         try:
-            sections = json.loads(path.read_text(encoding="utf-8"))["sections"]
+            content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            sections = {}
+            content = {"environment": {}, "sections": {}}
+        sections = content["sections"]
+        for record in itertools.chain.from_iterable(sections.values()):
+            # Files that tell it once only: a record's date is its own.
+            dated = {"date": record["date"]} if "date" in record else {}
+            record.setdefault("environment", {**content["environment"], **dated})
         return cls(environment(cores), sections)
 
     def add(self, section: str, records: Sequence[dict[str, Any]]) -> None:
         """Put records in the place of older ones of the same model; the others stay."""
-        newer = {record["model"]: record for record in records}
+        newer = {record["model"]: {**record, "environment": self.about} for record in records}
         known = [newer.pop(record["model"], record) for record in self.sections.get(section, ())]
         self.sections[section] = [*known, *newer.values()]
 
@@ -126,18 +136,40 @@ class Results:
     def section_text(self, section: str) -> str:
         """Return a section as Markdown."""
         records = self.sections[section]
+        notes = _elsewhere(records, self.about)
         if section == "cold":
-            return _markdown(("process", "ms"), [(r["model"], milliseconds(r["seconds"])) for r in records])
-        means = "" if section == "scaling" else f"\n\n{_means(records)}"
-        notes = "\n".join(_notes(records))
-        return _table(records) + means + (f"\n\n{notes}" if notes else "")
+            table = _markdown(("process", "ms"), [(r["model"], milliseconds(r["seconds"])) for r in records])
+        else:
+            table = _table(records) + ("" if section == "scaling" else f"\n\n{_means(records)}")
+            notes += _notes(records)
+        return "\n\n".join([table, "\n".join(notes)] if notes else [table])
+
+
+def _shown(about: Mapping[str, Any]) -> str:
+    """Return an environment in one line; as much of it as is known."""
+    told = [about.get("date"), about.get("processor")]
+    told += [f"{about['cores']} cores"] if "cores" in about else []
+    told += [about.get("system")]
+    told += [f"{name} {about[name]}" for name in ("python", *_PACKAGES) if name in about]
+    return ", ".join(filter(None, told))
+
+
+def _elsewhere(records: Sequence[Record], about: Mapping[str, Any]) -> list[str]:
+    """Return a line for each environment but the header's, with the rows that were measured there."""
+    groups: dict[str, list[str]] = {}
+    for record in records:
+        if record["environment"] != about:
+            groups.setdefault(_shown(record["environment"]), []).append(record["model"])
+    return [
+        f"- {'all rows' if len(names) == len(records) else '; '.join(names)}: measured {shown}"
+        for shown, names in groups.items()
+    ]
 
 
 def _facts(about: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {about[name]}" for name in ("python", *_PACKAGES))
-    shown = f"{about['date']}, {about['processor']}, {about['cores']} cores, {about['system']}; {versions}"
     return (
-        f"{shown}.\n\nMade by `python benchmarks/run.py`; [README.md](../README.md) tells the method. "
+        f"{_shown(about)}.\n\n"
+        "Made by `python benchmarks/run.py`; [README.md](../README.md) tells the method. "
         "Times are milliseconds; a ratio below 1 means that onnxref needs less."
     )
 

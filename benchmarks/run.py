@@ -25,7 +25,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from onnxref.benchmark import PEERS, SAMPLES, Setting, measure, usable_cores
+from onnxref.benchmark import PEERS, SAMPLES, Setting, measure
+from onnxref.native import usable_cores
 
 sys.path.insert(0, str(Path(__file__).parent))
 import cold
@@ -33,7 +34,6 @@ import report
 from rows import TARGETS, TESTS, BatchIsFixedError, Folders, Row, all_rows, scaling_rows
 
 RESULTS = Path(__file__).parent / "results" / "cpu.json"
-NARROW = ("densenet121", "resnet50", "ocr detection", "bert", "gpt2", "mlp")  # rows for `--full --cpu`
 LONGEST = 1800  # seconds for one row
 
 
@@ -238,10 +238,14 @@ def _sections(
         picked = [curves] * given.scaling + [start] * given.cold
         return picked or [plain]
     base = asdict(settings)
-    others = [Settings(**{**base, "threads": 1}), Settings(**{**base, "batch": 8})]
+    # Other settings beside ONNX Runtime alone: what they change is shown by that.
+    base |= {"peers": tuple(peer for peer in settings.peers if peer == "onnxruntime"), "memory": False}
+    single = Settings(**{**base, "threads": 1})
+    large = Settings(**{**base, "batch": 8})
     narrow = Settings(**{**base, "cpu": "avx2"})
-    few = chosen(NARROW, rows)
-    return [plain, *((s.section, rows, s) for s in others), (narrow.section, few, narrow), curves, start]
+    images = chosen(("cnn",), rows)
+    wanted = ((single, rows), (large, images), (narrow, rows))
+    return [plain, *((how.section, chosen_rows, how) for how, chosen_rows in wanted), curves, start]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measures any ONNX backend: every case in a process of its own, every outcome written down.
+"""Measures any ONNX backend: in worker processes that may die, with every outcome written down.
 
 `onnxref conformance --help` is the way in; docs/conformance.md explains it. The rooms, in the order in which
 a case passes through them:

@@ -69,7 +69,7 @@ def run(
         Path | None, typer.Option(help="Exit with status 1 if a case that passed in this file does not now.")
     ] = None,
 ) -> None:
-    """Run suites on backends, each case in a process of its own."""
+    """Run suites on backends, in worker processes that are replaced when one dies."""
     from ._commands import run_command
 
     if suites is None and not releases:

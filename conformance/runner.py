@@ -156,7 +156,8 @@ class Worker:
         return {"outcome": "timeout" if timed_out else "crashed", "message": message, "seconds": seconds}
 
     def _start(self) -> dict[str, str]:
-        command = [sys.executable, "-m", "onnxref.conformance.worker", self._spec, str(self._options.memory)]
+        worker = ("-P", "-m", "onnxref.conformance.worker")
+        command = [sys.executable, *worker, self._spec, str(self._options.memory)]
         # The runner is parallel already; threads of a numerical library would only fight for the cores.
         environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._process = subprocess.Popen(

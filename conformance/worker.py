@@ -1,6 +1,6 @@
 """The child process: runs cases for one backend, one JSON line in, one JSON line out.
 
-    python -m onnxref.conformance.worker SPEC MEMORY_BYTES
+    python -P -m onnxref.conformance.worker SPEC MEMORY_BYTES
 
 The first line that it writes tells the backend's versions, or why there is no such backend. Then each line
 read is a case as `Case.to_json` tells it, with the number of differences wanted in `shown`, or with `outputs`
@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     spec, memory = arguments[0], int(arguments[1])
     replies = _claim_stdout()
     limit_memory(memory)
+    sys.path.append(os.getcwd())  # a backend may be a module there, but hides no other
     # A warning of a backend is no fault of it; printed for thousands of cases it would only be noise.
     warnings.simplefilter("ignore")
     try:

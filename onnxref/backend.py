@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import onnx
-from onnx.backend.base import Backend, BackendRep, Device, DeviceType
+from onnx.backend.base import Backend, BackendRep
 
-from .errors import BackendError
+from . import gpu
+from .errors import BackendError, MissingDependencyError
 from .model import canonical_domain
 from .schema import newest_opset
 from .session import InferenceSession
@@ -30,10 +31,12 @@ class OnnxRefBackend(Backend):
 
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> OnnxRefBackendRep:
-        """Load a model. `backend` and `limits` are passed on to `InferenceSession`."""
-        if not cls.supports_device(device):
-            raise BackendError(f"device {device!r} is not supported; use 'CPU'")
+        """Load a model. `backend` and `limits` are passed on to `InferenceSession`; CUDA means `cupy`."""
         options = {name: kwargs.pop(name) for name in ("backend", "limits") if name in kwargs}
+        if not cls.supports_device(device):
+            raise BackendError(f"device {device!r} is not supported: {_why_not(device)}")
+        if device.startswith("CUDA"):
+            options.setdefault("backend", "cupy")
         _refuse(kwargs)
         return OnnxRefBackendRep(InferenceSession(model, **options))
 
@@ -58,7 +61,23 @@ class OnnxRefBackend(Backend):
     @classmethod
     def supports_device(cls, device: str) -> bool:
         """Whether models can run on a device such as 'CPU' or 'CUDA:0'."""
-        return bool(Device(device).type == DeviceType.CPU)
+        return not _why_not(device)
+
+
+def _why_not(device: str) -> str:
+    """Return why models cannot run on a device; "" where they can."""
+    name, _, number = device.partition(":")
+    if name == "CPU":
+        return ""
+    if name != "CUDA":
+        return "use 'CPU' or 'CUDA'"
+    if number not in ("", "0"):
+        return "there is one device for all models; CUDA_VISIBLE_DEVICES chooses which"
+    try:
+        gpu.open_device()
+    except (BackendError, MissingDependencyError) as error:
+        return str(error)
+    return ""
 
 
 def _refuse(kwargs: dict[str, Any]) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
 import pickle
 import statistics
 import subprocess
@@ -483,7 +482,7 @@ def peak_memory(runtime: str, path: Path, feeds: Feeds, setting: Setting) -> int
     """Return the bytes that a process needs to load and run a model (rule 7); None if it fails."""
     # What is unpickled there is what is pickled here.
     request = pickle.dumps((runtime, Path(path).resolve(), dict(feeds), setting))
-    command = [sys.executable, "-c", _PROGRAM]
+    command = [sys.executable, "-P", "-c", _PROGRAM]
     done = subprocess.run(command, input=request, capture_output=True, check=False)
     return int(done.stdout.split()[-1]) if done.returncode == 0 else None
 
@@ -519,8 +518,3 @@ def _status(name: str) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":")), 0)
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

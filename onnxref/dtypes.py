@@ -151,3 +151,10 @@ def element_name(element: int) -> str:
 def tensor_type_string(dtype: DType) -> str:
     """Return the ONNX type string of a tensor of this dtype, such as `tensor(float)`."""
     return f"tensor({element_name(from_numpy(dtype))})"
+
+
+def memory_owner(array: Array) -> Array:
+    """Return the array that a view looks into, itself where it is no view."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array

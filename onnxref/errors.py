@@ -14,6 +14,7 @@ OnnxRefError
 ├── NodeError                  a node failed while running; names the node, keeps the cause
 ├── ResourceLimitError         a limit of `onnxref.Limits` would be exceeded
 ├── BackendError               the backend asked for does not exist or cannot be used here
+├── OptionError                an option or variable cannot have its value (also a ValueError)
 └── MissingDependencyError     an optional package is needed (also an ImportError)
 """
 
@@ -82,6 +83,10 @@ class ResourceLimitError(OnnxRefError, RuntimeError):
 
 class BackendError(OnnxRefError, RuntimeError):
     """The requested backend does not exist or cannot be used on this machine."""
+
+
+class OptionError(OnnxRefError, ValueError):
+    """An option of a session, or an environment variable, has a value that it cannot have."""
 
 
 class MissingDependencyError(OnnxRefError, ImportError):

@@ -150,6 +150,11 @@ class Node:
     position: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def label(self) -> str:
+        """Its name; operator and position where it has none."""
+        return self.name or f"{self.op_type}#{self.position}"
+
     def __str__(self) -> str:
         label = f"'{self.name}'" if self.name else f"#{self.position}"
         domain = f"{self.domain}:" if self.domain else ""

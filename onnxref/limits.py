@@ -6,6 +6,7 @@ loop or nest asks a `Budget` first; it raises `ResourceLimitError` before anythi
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -121,6 +122,11 @@ class Budget:
         self.executed_nodes += count
         _check("executed_nodes", self.limits.executed_nodes, self.executed_nodes, "nodes")
         self.check_time()
+
+    @property
+    def seconds_left(self) -> float:
+        """Time until the deadline, infinite without one."""
+        return math.inf if self._deadline is None else self._deadline - time.monotonic()
 
     def check_time(self) -> None:
         """Refuse to go on after `seconds`; kernels that may loop for long ask in between."""

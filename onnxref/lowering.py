@@ -24,7 +24,10 @@ The lowering contract
     7. Code that meets values for which the specification demands an error (an index out of range) stores
        a nonzero int64 at the address that the argument `FAULT` becomes, and goes on without touching
        foreign memory. The region then runs again on the reference, which raises the error that is due.
-    8. A lowering for a GPU says `site.launch` and `site.library` instead of `site.call`; the other rules
+    8. Tensors of strings are seen by lowerings that are registered with `text=True` alone, as inputs: their
+       elements are addresses of Python objects, which are kept alive during a run and may only be read
+       (`onnxref.native.text_layout`). What is no `str` of a kind that the code reads is reported by rule 7.
+    9. A lowering for a GPU says `site.launch` and `site.library` instead of `site.call`; the other rules
        hold as they are, with blocks of threads for units.
 """
 
@@ -33,7 +36,7 @@ from __future__ import annotations
 import importlib
 import math
 import struct
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,7 +44,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from .dtypes import Array, DType
+from .dtypes import Array, DType, memory_owner
 from .errors import BackendError
 from .gpu import DeviceCall, Extent, Kernel, Launch, LibraryCall, LibraryOp
 from .graph import Node
@@ -49,7 +52,9 @@ from .native import NativeFunction, target
 from .registry import ONNX
 
 _L = TypeVar("_L", bound=Callable[..., None])
-LINE = 64  # bytes of a cache line: every buffer begins at one
+# Bytes of a cache line. Constants, scratch and what passes between ops begin at one; inputs and outputs may
+# not: their memory is the caller's, or NumPy's.
+LINE = 64
 
 Pad: TypeAlias = tuple[int, int, int, int]  # top, left, bottom, right
 NO_PAD: Pad = (0, 0, 0, 0)
@@ -234,20 +239,38 @@ class Op:
 
 
 class PackCache:
-    """Arrays made from constants, shared by all sessions and shapes of one model.
+    """Arrays made from constants, shared by all shapes that a session meets.
 
     An array is found again by the identities of its sources and a key; the sources stay alive with it.
+
+    Args:
+        lasting: the cache of the model, for one that goes with a region's program: it keeps what is made of
+            values that follow from that region's shapes, and leaves all else to the model's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lasting: PackCache | None = None) -> None:
         self._made: dict[Hashable, tuple[tuple[Any, ...], Array]] = {}
+        self._outer = lasting
+        self._owners: set[int] = set()
+
+    def add_lasting(self, owners: Iterable[int]) -> None:
+        """Take note of constants of the model, by the identities of the arrays that own their memory."""
+        self._owners.update(owners)
+
+    def lasts(self, source: Any) -> bool:
+        """Whether a source lives as long as the model: a constant, made of constants, or no array at all."""
+        return not isinstance(source, np.ndarray) or id(memory_owner(source)) in self._owners
 
     def get(self, sources: Sequence[Any], key: Hashable, build: Callable[[], Array]) -> Array:
         """Return the array that `build` makes, from here if it was made before."""
+        if self._outer is not None and sources and all(map(self._outer.lasts, sources)):
+            return self._outer.get(sources, key, build)
         full = (tuple(map(id, sources)), key)
         found = self._made.get(full)
         if found is None:
-            found = self._made[full] = (tuple(sources), aligned(build()))
+            array = aligned(build())
+            found = self._made[full] = (tuple(sources), array)
+            self._owners.add(id(memory_owner(array)))
         return found[1]
 
     @property
@@ -400,6 +423,7 @@ class Lowering:
     since: tuple[int, ...]
     emit: Callable[..., None]
     blocked: BlockedRule | None = None
+    text: bool = False
 
 
 ACCELERATED = ("numba", "cupy")
@@ -414,17 +438,19 @@ def lower(
     domain: str = ONNX,
     backend: str = "numba",
     blocked: BlockedRule | None = None,
+    text: bool = False,
 ) -> Callable[[_L], _L]:
     """Register a lowering for the schema versions `since` of an operator; see the module's contract.
 
     Args:
         blocked: `blocked(op, lanes)` says how the node can work on blocked tensors, None if not at all.
             The lowering then meets operands with a `layout`.
+        text: whether it may meet inputs that are strings (contract rule 8).
     """
     versions = (since,) if isinstance(since, int) else since
 
     def register(emit: _L) -> _L:
-        made = Lowering(domain, op_type, versions, emit, blocked)
+        made = Lowering(domain, op_type, versions, emit, blocked, text)
         entry = _tables.setdefault(backend, {}).setdefault((domain, op_type), {})
         for version in versions:
             if version in entry:

@@ -1,4 +1,4 @@
-"""Operator implementations, found by domain, operator type, schema version and backend.
+"""Operator implementations, found by domain, operator type and schema version.
 
 A kernel is a plain function, registered where it is defined:
 
@@ -25,6 +25,12 @@ The kernel contract
     7. `cost(*inputs, **attributes)` predicts the size of the outputs from the same arguments in
        Python ints, before the kernel runs. Needed where the outputs may be much larger than the
        inputs; elsewhere the runtime charges what came out.
+
+Shape rules
+    A `shape_rule` has its kernel's arguments and returns what the kernel would, but as ghosts: arrays of the
+    right shape and type without memory, whose values mean nothing. Inputs may be ghosts too, unless their
+    values decide the outputs' shapes. It refuses, by any exception, whatever the kernel refuses for its
+    shapes, types and attributes: native code is going to rely on that.
 """
 
 from __future__ import annotations
@@ -40,8 +46,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from .dtypes import DType
-from .errors import BackendError, UnsupportedOperatorError
+from .dtypes import Array, DType
+from .errors import UnsupportedOperatorError
 from .limits import Budget
 
 Kernel = Callable[..., Any]
@@ -54,7 +60,7 @@ PREVIEW = "ai.onnx.preview"
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 INTERNAL = "onnxref.internal"  # what only the planner emits; no model is meant to use it
 
-BACKENDS = ("numpy",)
+_NOTHING = bytes(16)  # as wide as the widest element type
 
 
 class Cost(NamedTuple):
@@ -122,7 +128,6 @@ class Operator:
     domain: str
     op_type: str
     since: tuple[int, ...]
-    backend: str
     kernel: Kernel
     cost: Callable[..., Cost] | None = None
     prepare: Callable[..., Any] | None = None
@@ -149,7 +154,7 @@ class Operator:
 
 
 class _Versions:
-    """Implementations of one operator for one backend, ordered by version."""
+    """Implementations of one operator, ordered by version."""
 
     def __init__(self) -> None:
         self.versions: list[int] = []
@@ -158,7 +163,7 @@ class _Versions:
     def add(self, version: int, operator: Operator) -> None:
         position = bisect_right(self.versions, version)
         if position and self.versions[position - 1] == version:
-            raise ValueError(f"{operator.op_type}-{version} is registered twice for {operator.backend}")
+            raise ValueError(f"{operator.op_type}-{version} is registered twice")
         self.versions.insert(position, version)
         self.operators.insert(position, operator)
 
@@ -172,7 +177,8 @@ class _Versions:
         return self.operators[position - 1] if position else None
 
 
-_table: dict[str, dict[tuple[str, str], _Versions]] = {}
+_table: dict[tuple[str, str], _Versions] = {}
+_shape_rules: dict[tuple[str, str, int], Kernel] = {}
 _user_table: dict[tuple[str, str], _Versions] = {}
 
 
@@ -181,7 +187,6 @@ def op(
     *,
     since: int | tuple[int, ...],
     domain: str = ONNX,
-    backend: str = "numpy",
     cost: Callable[..., Cost] | None = None,
     prepare: Callable[..., Any] | None = None,
 ) -> Callable[[_K], _K]:
@@ -189,13 +194,35 @@ def op(
     versions = (since,) if isinstance(since, int) else since
 
     def register(kernel: _K) -> _K:
-        operator = Operator(domain, op_type, versions, backend, kernel, cost, prepare)
-        entry = _table.setdefault(backend, {}).setdefault((domain, op_type), _Versions())
+        operator = Operator(domain, op_type, versions, kernel, cost, prepare)
+        entry = _table.setdefault((domain, op_type), _Versions())
         for version in versions:
             entry.add(version, operator)
         return kernel
 
     return register
+
+
+def ghost(shape: Sequence[int], dtype: DType) -> Array:
+    """Return a read-only array of a shape and type that takes no memory; its elements mean nothing."""
+    return np.ndarray(shape, dtype, _NOTHING, strides=(0,) * len(shape))
+
+
+def shape_rule(op_type: str, *, since: int | tuple[int, ...], domain: str = ONNX) -> Callable[[_K], _K]:
+    """Register what tells the outputs' shapes and types of an operator; see the module's contract."""
+
+    def register(rule: _K) -> _K:
+        for version in (since,) if isinstance(since, int) else since:
+            _shape_rules[domain, op_type, version] = rule
+        return rule
+
+    return register
+
+
+def find_shape_rule(domain: str, op_type: str, since: int) -> Kernel | None:
+    """Return the shape rule of the schema version `since` of an operator, None where there is none."""
+    _load()
+    return _shape_rules.get((domain, op_type, since))
 
 
 def register_op(
@@ -217,7 +244,7 @@ def register_op(
     domain = "" if domain == "ai.onnx" else domain
 
     def register(kernel: _K) -> _K:
-        operator = Operator(domain, op_type, (since,), "user", kernel, cost, user_defined=True)
+        operator = Operator(domain, op_type, (since,), kernel, cost, user_defined=True)
         entry = _user_table.setdefault((domain, op_type), _Versions())
         entry.discard(since)
         entry.add(since, operator)
@@ -235,39 +262,36 @@ def unregister_op(op_type: str, *, domain: str) -> None:
     del _user_table["" if domain == "ai.onnx" else domain, op_type]
 
 
-def operators(backend: str = "numpy") -> Iterator[tuple[int, Operator]]:
-    """Yield every (schema version, implementation) of a backend."""
-    for entry in _load(backend).values():
+def operators() -> Iterator[tuple[int, Operator]]:
+    """Yield every (schema version, implementation) of the library."""
+    for entry in _load().values():
         yield from zip(entry.versions, entry.operators, strict=True)
 
 
-def find(domain: str, op_type: str, opset: int, backend: str = "numpy") -> Operator:
+def find(domain: str, op_type: str, opset: int) -> Operator:
     """Return the implementation for a node whose model imports version `opset` of `domain`.
 
     A user's own registration wins over the library's.
 
     Raises:
         UnsupportedOperatorError: nothing implements the operator at this version.
-        BackendError: there is no such backend.
     """
     key = (domain, op_type)
-    for table in (_user_table, _load(backend)):
+    for table in (_user_table, _load()):
         entry = table.get(key)
         if entry is not None and (found := entry.at(opset)) is not None:
             return found
-    raise UnsupportedOperatorError(_explain_missing(domain, op_type, opset, backend))
+    raise UnsupportedOperatorError(_explain_missing(domain, op_type, opset))
 
 
-def _load(backend: str) -> dict[tuple[str, str], _Versions]:
-    if backend not in BACKENDS:
-        raise BackendError(f"there is no backend {backend!r}; choose from {', '.join(BACKENDS)}")
-    importlib.import_module(f"onnxref.kernels.{backend}")
-    return _table.setdefault(backend, {})
+def _load() -> dict[tuple[str, str], _Versions]:
+    importlib.import_module("onnxref.kernels.numpy")
+    return _table
 
 
-def _explain_missing(domain: str, op_type: str, opset: int, backend: str) -> str:
+def _explain_missing(domain: str, op_type: str, opset: int) -> str:
     shown = domain or "ai.onnx"
-    table = _load(backend)
+    table = _load()
     entry = table.get((domain, op_type)) or _user_table.get((domain, op_type))
     if entry is not None:
         return f"{op_type} of {shown} came with version {entry.versions[0]} (the model imports {opset})"

@@ -68,6 +68,7 @@ class Schema:
 
 
 _STRINGS = frozenset(("tensor(string)",))
+_REAL = frozenset(("tensor(float)", "tensor(float16)", "tensor(bfloat16)"))
 
 
 def _tokenizer() -> Schema:
@@ -80,8 +81,27 @@ def _tokenizer() -> Schema:
     return Schema("com.microsoft", "Tokenizer", 1, (x,), (y,), attributes, 1, 1, 1, 1)
 
 
+def _matmul_nbits() -> Schema:
+    """Return the schema of MatMulNBits-1 as ONNX Runtime's ContribOperators.md states it."""
+    bytes_, ints = frozenset(("tensor(uint8)",)), frozenset(("tensor(int32)",))
+    types = {"T1": _REAL, "T2": bytes_, "T3": bytes_ | _REAL, "T4": ints}
+
+    def parameter(name: str, variable: str, optional: bool = False) -> Parameter:
+        return Parameter(name, variable, types[variable], optional, False, True)
+
+    required = [parameter("A", "T1"), parameter("B", "T2"), parameter("scales", "T1")]
+    optional = [("zero_points", "T3"), ("g_idx", "T4"), ("bias", "T1")]
+    inputs = (*required, *(parameter(*given, optional=True) for given in optional))
+    attributes = {name: AttributeSchema(name, "INT", True) for name in ("K", "N", "block_size")}
+    more = ("bits", "accuracy_level", "weight_prepacked")
+    attributes |= {name: AttributeSchema(name, "INT", False) for name in more}
+    return Schema(
+        "com.microsoft", "MatMulNBits", 1, inputs, (parameter("Y", "T1"),), attributes, 3, len(inputs), 1, 1
+    )
+
+
 # Operators of other domains than onnx's that kernels implement, by the documents that define them.
-OTHERS = {(schema.domain, schema.name): schema for schema in (_tokenizer(),)}
+OTHERS = {(schema.domain, schema.name): schema for schema in (_tokenizer(), _matmul_nbits())}
 
 
 @cache

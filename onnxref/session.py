@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from .errors import BackendError, MissingDependencyError, OutputError
+from .errors import BackendError, MissingDependencyError, OptionError, OutputError
 from .graph import Dim, Graph, OptionalType, SequenceType, TensorType, Value, type_string
 from .limits import DEFAULT, Budget, Limits
 
@@ -122,6 +122,7 @@ class InferenceSession:
     Raises:
         ModelError: the model cannot be loaded or breaks the specification.
         BackendError: no such backend or provider.
+        OptionError: an option, or an environment variable of onnxref, has a value that it cannot have.
     """
 
     def __init__(
@@ -141,14 +142,14 @@ class InferenceSession:
         from .model import load_model
 
         if optimize not in ("all", "none"):
-            raise ValueError(f"optimize must be 'all' or 'none' (got {optimize!r})")
+            raise OptionError(f"optimize must be 'all' or 'none' (got {optimize!r})")
         self._fold = optimize == "all"
         if limits is not None and not isinstance(limits, Limits):
             raise TypeError(f"limits must be an onnxref.Limits (got a {type(limits).__name__})")
         self._limits = DEFAULT if limits is None else limits
         backend = backend if providers is None else _backend_of(providers)
         if backend == "cupy" and not self._fold:
-            raise ValueError(
+            raise OptionError(
                 "backend 'cupy' needs optimize='all': the graph as written runs on the reference"
             )
         acceleration = _acceleration(
@@ -180,10 +181,11 @@ class InferenceSession:
         """
         if run_options is not None:
             raise ValueError(f"run_options must be None (got a {type(run_options).__name__})")
-        shortcut = self._shortcuts.get(tuple(output_names) if output_names else None)
+        names = _names(output_names)
+        shortcut = self._shortcuts.get(names)
         if shortcut is not None and (outputs := shortcut.run(input_feed)) is not None:
             return outputs
-        return self._run(self._plan(output_names), input_feed)
+        return self._run(names, input_feed)
 
     def run_named(
         self,
@@ -197,8 +199,9 @@ class InferenceSession:
         Args:
             watcher: told of every op as the planner runs it, fused and native ones too.
         """
-        plan = self._plan(output_names)
-        return dict(zip(plan.output_names, self._run(plan, input_feed, observers, watcher), strict=True))
+        names = _names(output_names)
+        outputs = self._run(names, input_feed, observers, watcher)
+        return dict(zip(self._plan(names).output_names, outputs, strict=True))
 
     def explain(self, output_names: Sequence[str] | str | None = None) -> list[NodeExplanation]:
         """Return what became of each node: fused, native, on the reference, and why not faster.
@@ -208,7 +211,7 @@ class InferenceSession:
         """
         from .plan.specialize import explain_plan
 
-        return explain_plan(self._plan(output_names))
+        return explain_plan(self._plan(_names(output_names)))
 
     def native_regions(self) -> list[Region]:
         """Return the specialised pieces of the model and of its subgraphs, for tools that look into them."""
@@ -253,10 +256,15 @@ class InferenceSession:
         return [*(["CUDAExecutionProvider"] if on_device else []), "CPUExecutionProvider"]
 
     def _run(
-        self, plan: Plan, feeds: Any, observers: Sequence[Observer] = (), watcher: Watcher | None = None
+        self,
+        names: tuple[str, ...] | None,
+        feeds: Any,
+        observers: Sequence[Observer] = (),
+        watcher: Watcher | None = None,
     ) -> list[Any]:
         from .runtime import Run, bind_inputs, find_shortcut, run_plan
 
+        plan = self._plan(names)
         device = self._acceleration.device if self._acceleration else None
 
         def run_once() -> list[Any]:
@@ -271,16 +279,12 @@ class InferenceSession:
             # The reference has only taught the shapes: what was asked for is the native result.
             outputs = run_once()
         if plan.regions is not None and (found := find_shortcut(plan, inputs, self._limits)) is not None:
-            names = next(names for names, known in self._plans.items() if known is plan)
             self._shortcuts[names] = found
         return outputs if device is None else _delivered(inputs, outputs, device)
 
-    def _plan(self, output_names: Sequence[str] | str | None) -> Plan:
+    def _plan(self, names: tuple[str, ...] | None) -> Plan:
         from .plan import build_plan
 
-        if isinstance(output_names, str):
-            output_names = (output_names,)
-        names = tuple(output_names) if output_names else None
         # Looked up without the lock first: a forked child must not wait for a thread that it does not have.
         if (plan := self._plans.get(names)) is not None:
             return plan
@@ -292,6 +296,13 @@ class InferenceSession:
                     self._model, names, limits=self._limits, fold=self._fold, acceleration=self._acceleration
                 )
             return self._plans[names]
+
+
+def _names(output_names: Sequence[str] | str | None) -> tuple[str, ...] | None:
+    """Return the names that a plan is found by; a string is one name, None stands for all outputs."""
+    if isinstance(output_names, str):
+        return (output_names,)
+    return tuple(output_names) if output_names else None
 
 
 def _delivered(inputs: Sequence[Any], outputs: Sequence[Any], device: Device) -> list[Any]:
@@ -316,22 +327,28 @@ def _acceleration(
     """Return how to run natively; None for the reference alone."""
     known = ("default", "strict", "tf32") if backend == "cupy" else ("default", "strict", "bf16")
     if precision not in known:
-        raise ValueError(f"precision must be one of {', '.join(known)} (got {precision!r})")
+        raise OptionError(f"precision must be one of {', '.join(known)} (got {precision!r})")
     for name, chosen in (("strict", strict), ("debug", debug)):
         if chosen and backend != "cupy":
-            raise ValueError(f"{name}=True is for the backend 'cupy' (got {backend!r})")
+            raise OptionError(f"{name}=True is for the backend 'cupy' (got {backend!r})")
     if backend == "numpy":
         return None
     from .lowering import load_lowerings
-    from .native import team_of
+    from .native import target, team_of
     from .plan.passes import all_passes
     from .plan.specialize import Acceleration
 
     passes = (*all_passes(), "layout")
     if unknown := set(without) - set(passes):
-        raise ValueError(f"there is no pass {min(unknown)!r}; choose from {', '.join(passes)}")
+        raise OptionError(f"there is no pass {min(unknown)!r}; choose from {', '.join(passes)}")
     if backend != "auto":  # where it comes with the first piece that is specialised
         load_lowerings(backend)
+    try:
+        team = team_of(threads)
+        if backend == "numba":
+            target()
+    except ValueError as error:
+        raise OptionError(str(error)) from error
     device = None
     if backend == "cupy":
         from . import gpu
@@ -340,7 +357,7 @@ def _acceleration(
     bounds = (_KNOWN_BYTES, limits.live_bytes, limits.total_bytes)
     return Acceleration(
         "numba" if backend == "auto" else backend,
-        team_of(threads),
+        team,
         known_bytes=min(bound for bound in bounds if bound is not None),
         precision=precision,
         wait=backend != "auto",

@@ -76,7 +76,10 @@ def run_lowered(
             operands.append(None)
             continue
         layout = (layouts or {}).get(index)
-        held = aligned(array) if layout is None else to_blocked(array, layout)
+        if array.dtype.hasobject:
+            held = array.copy()  # with references to its strings
+        else:
+            held = aligned(array) if layout is None else to_blocked(array, layout)
         constant = held if index in constants else None
         operand = Operand(array.shape, array.dtype, f"input{index}", constant, layout)
         kept.append(held)

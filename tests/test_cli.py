@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,11 @@ import onnx
 import onnx.parser
 import pytest
 from onnx import helper, numpy_helper
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import onnxref
+from onnxref.cli import _run as _run_module
 from onnxref.cli._app import app
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -171,6 +174,47 @@ def test_saving_other_types(tmp_path: Path) -> None:
     assert "output 'q' is not a tensor and cannot go into a .npz file; save to a folder" in result.stderr
 
 
+def test_saving_keeps_names_apart(tmp_path: Path) -> None:
+    names = ["a/b", "a:b", "A_B", "a_b", "a_b-2", "file", "allow_pickle"]
+    nodes = [helper.make_node("Constant", [], [name], value_float=float(i)) for i, name in enumerate(names)]
+    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []) for name in names]
+    graph = helper.make_graph(nodes, "g", [], outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    _run(path, "--save", tmp_path / "out")
+    files = ["a_b", "a_b-2", "A_B-3", "a_b-4", "a_b-2-2", "file", "allow_pickle"]
+    assert {file.stem: float(np.load(file)) for file in (tmp_path / "out").iterdir()} == {
+        file: float(i) for i, file in enumerate(files)
+    }
+    _run(path, "--save", tmp_path / "out.npz")
+    with np.load(tmp_path / "out.npz") as saved:
+        assert {name: float(saved[name]) for name in saved} == {
+            name: float(i) for i, name in enumerate(names)
+        }
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_run_is_as_native_as_its_backend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    """The progress bar keeps no node on the reference."""
+    made: list[onnxref.InferenceSession] = []
+
+    class Session(onnxref.InferenceSession):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr(_run_module, "InferenceSession", Session)
+    monkeypatch.setattr(Console, "is_terminal", is_terminal)
+    path = _save(tmp_path, "g (float[2] x) => (float[2] y) { a = Relu(x) y = Neg(a) }")
+    assert _run(path, "-i", "x=[1, -2]", "--backend", "numba")["y"]["first"] == [-1, 0]
+    (session,) = made
+    assert all(region.program is not None for region in session.native_regions())
+    assert session.native_regions()
+
+
 def test_json_is_json_also_for_what_is_not_finite(tmp_path: Path) -> None:
     path = _save(tmp_path, "g (double[N] x) => (double[N] y) { y = Sqrt(x) }")
     result = _invoke("run", path, "-i", "[-1.0, 1.0]", "--json")
@@ -237,6 +281,10 @@ ERRORS: list[tuple[list[Any], str]] = [
         ["run", DIGITS, "-i", "random", "--backend", "abacus"],
         "BackendError: there is no backend 'abacus'; choose from numpy, numba",
     ),
+    (
+        ["explain", DIGITS, "--precision", "tf32"],
+        "OptionError: precision must be one of default, strict, bf16 (got 'tf32')",
+    ),
     (["ops", "Frob"], "UnsupportedOperatorError: no operator is called 'Frob'; see `onnxref ops`"),
     (["inspect", DIGIT], f"ModelLoadError: {DIGIT!r} is not an ONNX model, or is broken or truncated"),
 ]
@@ -249,6 +297,21 @@ def test_errors_are_one_line(arguments: list[Any], message: str) -> None:
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
     assert line.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("ONNXREF_NUM_THREADS", "ONNXREF_NUM_THREADS must be a positive number (got 'x')"),
+        ("ONNXREF_CPU", "ONNXREF_CPU must be one of native, avx2, sse2 (got 'x')"),
+    ],
+)
+def test_wrong_variables_are_one_line(variable: str, message: str) -> None:
+    command = [sys.executable, "-m", "onnxref", "run", DIGITS, "-i", DIGIT, "--backend", "numba"]
+    done = subprocess.run(
+        command, env={**os.environ, variable: "x"}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, f"OptionError: {message}\n")
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "pb", "png", "json"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -71,6 +72,15 @@ def test_bench_json() -> None:
     for side in others:
         assert side["ratio"] == pytest.approx(ours["seconds"] / side["seconds"])
         assert side["largest_difference"] <= 1e-4
+
+
+def test_memory_is_measured_whatever_lies_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pickle.py").write_text("raise RuntimeError('not this one')\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    feeds = {"image": np.zeros((1, 1, 8, 8), np.float32)}
+    assert benchmark.peak_memory("onnxref", DIGITS, feeds, benchmark.Setting(backend="numpy"))
 
 
 def test_bench_table_with_memory() -> None:
@@ -286,6 +296,46 @@ def test_benchmark_program(tmp_path: Path) -> None:
     text = out.with_suffix(".md").read_text()
     assert "| mlp | " in text
     assert "- vit-base failed: FileNotFoundError" in text
+
+
+def test_rows_keep_the_environment_that_they_were_measured_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    report = importlib.import_module("report")
+    out = tmp_path / "cpu.json"
+
+    def row(name: str, date: str) -> dict[str, Any]:
+        return {"model": name, "group": "small", "target": 0.6, "date": date, "sides": []}
+
+    older = {
+        "environment": {"date": "2020-01-02", "processor": "Abacus", "onnxruntime": "0.1"},
+        "sections": {"all cores": [row("a", "2020-01-01"), row("b", "2020-01-01")]},
+    }
+    out.write_text(json.dumps(older))
+    for _ in range(2):
+        results = report.Results.read(out, 2)
+        results.add("all cores", [row("b", report.today()), row("c", report.today())])
+        results.write(out)
+    header, _, rest = out.with_suffix(".md").read_text().partition("## All cores")
+    assert report.today() in header
+    assert "Abacus" not in header
+    assert "\n- a: measured 2020-01-01, Abacus, onnxruntime 0.1\n" in rest
+    assert rest.count("measured") == 1
+
+
+def test_all_that_is_published_is_made_by_one_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    program = importlib.import_module("run")
+    monkeypatch.setattr(sys, "argv", ["run.py", "--full"])
+    settings = program.Settings(peers=("onnxruntime", "openvino"))
+    made = {
+        section: {row.name for row in rows}
+        for section, rows, _ in program._sections(program.arguments(), settings, program.all_rows())
+    }
+    made["cold"] = {name for name, _, _ in program.cold._SIDES}
+    published = json.loads(program.RESULTS.read_text(encoding="utf-8"))["sections"]
+    assert made == {section: {row["model"] for row in rows} for section, rows in published.items()}
 
 
 def test_benchmark_program_in_bfloat16(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from onnx.backend.base import BackendRep
 
 import onnxref
 import onnxref.backend
+import onnxref.gpu
 from onnxref import BackendError, InvalidAttributeError, ResourceLimitError
 
 X = np.float32([[1, 2, 3]])
@@ -67,10 +68,31 @@ def test_run_node_of_other_domains() -> None:
 
 def test_devices() -> None:
     assert onnxref.backend.supports_device("CPU")
-    assert not onnxref.backend.supports_device("CUDA:1")
-    with pytest.raises(BackendError, match="^device 'CUDA' is not supported; use 'CPU'$"):
-        onnxref.backend.prepare(MODEL, "CUDA")
+    assert not onnxref.backend.supports_device("TPU")
+    with pytest.raises(BackendError, match="^device 'TPU' is not supported: use 'CPU' or 'CUDA'$"):
+        onnxref.backend.prepare(MODEL, "TPU")
     assert onnxref.backend.is_compatible(MODEL)
+
+
+def test_cuda_is_there_where_a_card_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Any:
+        raise BackendError("there is no card")
+
+    monkeypatch.setattr(onnxref.gpu, "open_device", fail)
+    assert not onnxref.backend.supports_device("CUDA")
+    with pytest.raises(BackendError, match="^device 'CUDA' is not supported: there is no card$"):
+        onnxref.backend.prepare(MODEL, "CUDA")
+
+    monkeypatch.setattr(onnxref.gpu, "open_device", lambda: "a card")
+    backends: list[str] = []
+    monkeypatch.setattr(
+        onnxref.backend, "InferenceSession", lambda _, backend="auto": backends.append(backend)
+    )
+    for device in ("CPU", "CUDA", "CUDA:0"):
+        assert onnxref.backend.supports_device(device)
+        onnxref.backend.prepare(MODEL, device)
+    assert backends == ["auto", "cupy", "cupy"]
+    assert not onnxref.backend.supports_device("CUDA:1")
 
 
 def test_options() -> None:

@@ -139,7 +139,7 @@ def _download(version: str, folder: Path) -> Path:
     """Fetch a wheel of a version with pip, of whichever Python and platform there is one for."""
     complaint = ""
     for python, abi in _PYTHONS.items():
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+        command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
         command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), "--python-version", python]
         for tag in (abi, "abi3", "none"):
             command += ["--abi", tag]

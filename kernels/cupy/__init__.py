@@ -18,6 +18,7 @@ from . import (  # noqa: F401
     layout,
     linalg,
     losses,
+    matmul_nbits,
     ml_features,
     ml_linear,
     ml_trees,
@@ -38,5 +39,6 @@ from . import (  # noqa: F401
     selection,
     shape,
     softmax,
+    suppression,
     transposed_convolution,
 )

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxref.errors import KernelError
 from onnxref.gpu import CTYPES
 from onnxref.lowering import ChannelsLast, Operand, Scratch, Site, Unsupported
 
-from ..numpy._windows import Windows, slide
+from ..common.windows import over_axes, with_leading
+from ..numpy._windows import Windows
 from ._rows import FLOATS
 from ._views import Memory
 from .layout import turn
@@ -27,44 +27,10 @@ _ACTIVATIONS = (  # by their numbers in product.cuh
 )
 
 
-def conv_windows(
-    x: Operand,
-    w: Operand,
-    *,
-    auto_pad: str = "NOTSET",
-    dilations: Sequence[int] | None = None,
-    group: int = 1,
-    kernel_shape: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    strides: Sequence[int] | None = None,
-) -> Windows:
-    """Return the windows that the attributes of a Conv describe.
-
-    Raises:
-        Unsupported: they do not fit (the reference says what is wrong), or have more than three axes.
-    """
-    if not 3 <= x.ndim <= 5 or w.ndim != x.ndim:
-        raise Unsupported(f"ranks {x.ndim} and {w.ndim}")
-    if group < 1 or w.shape[0] % group or x.shape[1] != w.shape[1] * group:
-        raise Unsupported("channels that do not fit")
-    if kernel_shape is not None and tuple(kernel_shape) != w.shape[2:]:
-        raise Unsupported("a kernel_shape that is not that of W")
-    given = (None if v is None else tuple(v) for v in (strides, dilations, pads))
-    try:
-        return slide(x.shape[2:], w.shape[2:], *given, auto_pad)
-    except KernelError as error:
-        raise Unsupported(str(error)) from error
-
-
-def three(values: Sequence[int], missing: int) -> tuple[int, ...]:
-    """Return values per axis with those of missing leading axes, three in all."""
-    return (missing,) * (3 - len(values)) + tuple(values)
-
-
 def strides_of(shape: Sequence[int], last: bool) -> tuple[int, ...]:
     """Return strides in elements of (N, C, axes...): n, c, then three axes."""
     _, c, *axes = shape
-    extents = three(axes, 1)
+    extents = with_leading(axes, 3, 1)
     step = c if last else 1
     found: list[int] = []
     for extent in reversed(extents):
@@ -206,8 +172,8 @@ def taps_first(conv: Conv) -> Memory:
 
 def extents(windows: Windows) -> tuple[tuple[int, ...], ...]:
     """Return what kernels want of windows, for three axes: size, out, kernel, strides, dilations, begins."""
-    ones = (windows.size, windows.out, windows.kernel, windows.strides, windows.dilations)
-    return (*(three(values, 1) for values in ones), three(windows.begins, 0))
+    w = over_axes(windows, 3)
+    return w.size, w.out, w.kernel, w.strides, w.dilations, w.begins
 
 
 def may_round(site: Site, w: Operand) -> bool:
@@ -224,8 +190,3 @@ def symmetric(windows: Windows) -> bool:
     """Whether the padding before each axis, put behind it too, gives the same windows."""
     ends = zip(windows.size, windows.begins, windows.extent, windows.strides, windows.out, strict=True)
     return all((size + 2 * begin - extent) // step + 1 == out for size, begin, extent, step, out in ends)
-
-
-def two(values: Sequence[int], missing: int) -> tuple[int, ...]:
-    """Return values per axis, two at least."""
-    return (missing, *values) if len(values) == 1 else tuple(values)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from onnxref.lowering import BlockedUse, Op, Operand, Site, lower
 
+from ..common.instructions import instruction
 from .chain import blocked_use, emit_program
-from .instructions import instruction
 from .narrow_cast import NARROW, emit_narrow_cast
 
 

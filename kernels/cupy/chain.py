@@ -31,21 +31,13 @@ from onnxref.lowering import (
     Packed,
     Site,
     Unsupported,
-    lower,
 )
-from onnxref.registry import INTERNAL
 
-from .instructions import (
-    HALVES,
-    Instruction,
-    check_program,
-    computed_in,
-    element_text,
-    instruction,
-)
+from ..common.instructions import Instruction, Shape, register_chain
+from ..common.strides import collapse
+from .instructions import HALVES, check, computed_in, element_text
 
 _CODE = "onnxref.kernels.cupy.code"
-Shape: TypeAlias = tuple[int, ...]
 Input: TypeAlias = Operand | Packed
 
 _THREADS = 256
@@ -133,22 +125,10 @@ def _in_order(site: Site, x: Input, shape: Shape, goal: Shape) -> tuple[Input, l
 
 
 def _collapse(extents: Sequence[int], views: Sequence[_View]) -> list[int]:
-    """Drop dimensions of 1 and merge neighbours that all views walk as one; return what is left."""
-    kept: list[int] = []
-    strides: list[list[int]] = [[] for _ in views]
-    for i, extent in enumerate(extents):
-        if extent == 1:
-            continue
-        if kept and all(s[-1] == view.strides[i] * extent for s, view in zip(strides, views, strict=True)):
-            kept[-1] *= extent
-            for s, view in zip(strides, views, strict=True):
-                s[-1] = view.strides[i]
-            continue
-        kept.append(extent)
-        for s, view in zip(strides, views, strict=True):
-            s.append(view.strides[i])
-    for s, view in zip(strides, views, strict=True):
-        view.strides = s
+    """Drop and merge dimensions of all views; return the extents of those that are left."""
+    kept, strides = collapse(extents, [view.strides for view in views])
+    for view, found in zip(views, strides, strict=True):
+        view.strides = found
     return kept
 
 
@@ -328,17 +308,10 @@ def emit_program(
     dtypes: Sequence[str] | None = None,
     shapes: Sequence[Shape] | None = None,
 ) -> None:
-    """Launch a program whose results all have one shape.
-
-    Args:
-        results: for each output the number of the value that it is.
-        dtypes: of the inputs and of each instruction's value; where there is one instruction, they are
-            those of the inputs and the output.
-        shapes: shapes under which the inputs are seen; None for their own.
-    """
+    """Launch a program whose results all have one shape; see `EmitProgram`."""
     if dtypes is None:
         dtypes = [*map(_name, inputs), outputs[0].dtype.name]
-    check_program(program, dtypes)
+    check(program, dtypes)
     goal, layout = outputs[0].shape, outputs[0].layout
     if any(y.shape != goal or y.layout != layout for y in outputs):
         raise Unsupported("outputs of different shapes or layouts")
@@ -460,24 +433,4 @@ def blocked_use(op: Op, lanes: int) -> BlockedUse | None:
     return BlockedUse(wanted, tuple(range(len(outputs)))) if wanted else None
 
 
-@lower("Chain", since=1, domain=INTERNAL, backend="cupy", blocked=blocked_use)
-def chain(
-    site: Site,
-    *inputs: Operand,
-    program: tuple[Instruction, ...],
-    dtypes: tuple[str, ...],
-    results: tuple[int, ...],
-) -> None:
-    """Compute a chain of elementwise operators, element by element.
-
-    Args:
-        program: instructions (name, operands, attributes); operands number the inputs first, then the
-            values of the instructions before.
-        dtypes: of every value, the inputs first.
-        results: for each output the number of the value that it is.
-    """
-    wanted = [(y, r) for y, r in zip(site.outputs, results, strict=True) if y is not None]
-    if wanted:
-        full = tuple(instruction(name, operands, dict(pairs)) for name, operands, pairs in program)
-        outputs, numbers = zip(*wanted, strict=True)
-        emit_program(site, inputs, outputs, full, numbers, dtypes)
+register_chain("cupy", emit_program, blocked_use)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from onnxref.lowering import Operand, Site, lower
 from onnxref.registry import INTERNAL
 
-from .movement import Dim, check_movable, emit_box, goes_along, only_output, strides_of
+from ..common.checks import check_movable, only_output
+from ..common.strides import Dim
+from .movement import emit_box, goes_along, strides_of
 
 
 @lower("ShuffleChannels", since=1, domain=INTERNAL, backend="cupy", blocked=goes_along)

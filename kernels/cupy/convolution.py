@@ -35,13 +35,13 @@ from onnxref.lowering import (
 )
 from onnxref.registry import INTERNAL
 
+from ..common.windows import conv_attributes, conv_windows, over_axes
 from ..numpy._windows import Windows
 from ._conv import (
     ACCESS,
     CODE,
     Conv,
     aligned_channels,
-    conv_windows,
     epilogue_defines,
     extents,
     is_last,
@@ -50,9 +50,7 @@ from ._conv import (
     strides_of,
     symmetric,
     taps_first,
-    three,
     turned,
-    two,
 )
 from ._rows import BUSY, FLOATS
 from ._views import Memory, View, emit_view
@@ -205,13 +203,11 @@ def emit_im2col(
     vec = math.gcd(width, ACCESS // size)
     load = math.gcd(c, vec) if last else 1
     load = vec if load == vec else 1
-    strides = strides_of(x.shape, last)
+    strides, seen = strides_of(x.shape, last), over_axes(windows, 3)
 
     def table() -> Array:
-        kernel, apart = three(windows.kernel, 1), three(windows.dilations, 1)
-        taps = np.stack(
-            np.meshgrid(*(np.arange(k) * d for k, d in zip(kernel, apart, strict=True)), indexing="ij"), -1
-        )
+        steps = (np.arange(k) * d for k, d in zip(seen.kernel, seen.dilations, strict=True))
+        taps = np.stack(np.meshgrid(*steps, indexing="ij"), -1)
         taps = taps.reshape(-1, 3)
         offsets = (taps @ np.array(strides[2:]))[:, None] + np.arange(c) * strides[1]
         found = np.full((-(-width // load), 4), 2**30, np.int32)  # far outside: rows' ends
@@ -224,7 +220,7 @@ def emit_im2col(
         cuda_kernel(CODE, "im2col.cu", "im2col", T=f"uint{8 * size}_t", VEC=vec, LOAD=load),
         *(x, rows, site.pack((), ("im2col", x.shape, windows, last, width, load), table), fill),
         *(first, count, width // vec, strides[0]),
-        *(three(windows.size, 1), three(windows.out, 1), three(windows.strides, 1), three(windows.begins, 0)),
+        *(seen.size, seen.out, seen.strides, seen.begins),
         strides[2:],
         grid=(-(-count // 8), 1, 1),
         block=(32, 8, 1),
@@ -263,15 +259,15 @@ def _by_cudnn(conv: Conv) -> None:
     tf32 = conv.name == "float32" and may_round(site, conv.w)
     fuses = conv.group == 1 and len(windows.size) <= 2 and (conv.size == 2 or tf32)
     activation: Literal["", "Relu"] = "Relu" if fuses and conv.activation == "Relu" else ""
-    begins = two(windows.begins, 0)
+    seen = over_axes(windows, 2)
     op = Convolution(
-        (conv.n, conv.c, *two(windows.size, 1)),
-        (conv.m, conv.c // conv.group, *two(windows.kernel, 1)),
-        (conv.n, conv.m, *two(windows.out, 1)),
+        (conv.n, conv.c, *seen.size),
+        (conv.m, conv.c // conv.group, *seen.kernel),
+        (conv.n, conv.m, *seen.out),
         conv.name,
-        strides=two(windows.strides, 1),
-        dilations=two(windows.dilations, 1),
-        pads=begins + begins,
+        strides=seen.strides,
+        dilations=seen.dilations,
+        pads=seen.begins + seen.begins,
         groups=conv.group,
         activation=activation,
         has_bias=fuses and conv.bias is not None,
@@ -332,8 +328,6 @@ def _direct(conv: Conv) -> None:
 
 # Operators ------------------------------------------------------------------------------------------
 
-_NAMES = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
-
 
 def blocked_conv(op: Op, lanes: int) -> BlockedUse | None:
     """Convolutions of floats want the channels last; an image of few channels is read as it lies."""
@@ -341,7 +335,7 @@ def blocked_conv(op: Op, lanes: int) -> BlockedUse | None:
     if x is None or w is None or x.dtype.name not in FLOATS or x.dtype != w.dtype or x.size == 0:
         return None
     try:
-        conv_windows(x, w, **{name: op.attributes[name] for name in _NAMES if name in op.attributes})
+        conv_windows(x, w, 3, **conv_attributes(op))
     except Unsupported:
         return None
     inputs = {} if x.shape[1] < _FEW_CHANNELS and op.attributes.get("group", 1) == 1 else {0: NO_PAD}
@@ -375,5 +369,5 @@ def fused_conv(
     """Lower activation(Conv(x, w, b) + residual)."""
     (y,) = site.outputs
     assert y is not None
-    windows = conv_windows(x, w, group=group, **attributes)
+    windows = conv_windows(x, w, 3, group=group, **attributes)
     _emit(Conv(site, x, w, y, windows, group, b, residual, activation, float(alpha), float(beta)))

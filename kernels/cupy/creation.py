@@ -10,20 +10,10 @@ from onnxref.dtypes import Array
 from onnxref.gpu import CTYPES, cuda_kernel, grid_for
 from onnxref.lowering import Operand, Site, Unsupported, lower
 
+from ..common.checks import check_movable, check_result, known_ints, only_output, refusing
+from ..common.strides import Dim
 from ..numpy._checks import normalize_axis, scalar_int
-from .movement import (
-    CODE,
-    Dim,
-    check_movable,
-    check_plain,
-    check_result,
-    emit_box,
-    index_type,
-    known_ints,
-    magic,
-    only_output,
-    refusing,
-)
+from .movement import CODE, check_plain, emit_box, index_type, magic
 
 _INDICES = (
     "float32",

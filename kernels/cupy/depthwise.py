@@ -6,7 +6,8 @@ import math
 
 from onnxref.gpu import cuda_kernel, grid_for
 
-from ._conv import CODE, Conv, taps_first, turned, two
+from ..common.windows import over_axes
+from ._conv import CODE, Conv, taps_first, turned
 from ._rows import BUSY
 
 _LARGEST_WINDOW = 7
@@ -28,8 +29,8 @@ def is_depthwise(conv: Conv) -> bool:
 
 def emit_depthwise(conv: Conv) -> None:
     """Emit `depthwise.cu` on the goal."""
-    windows, site = conv.windows, conv.site
-    (kh, kw), (sh, sw), (oh, ow) = two(windows.kernel, 1), two(windows.strides, 1), two(windows.out, 1)
+    windows, site = over_axes(conv.windows, 2), conv.site
+    (kh, kw), (sh, sw), (oh, ow) = windows.kernel, windows.strides, windows.out
     vec = math.gcd(conv.m, 4)
     blocks = conv.m // vec
     rows, columns = _tile((sh, sw), (oh, ow), conv.n * blocks)
@@ -47,7 +48,7 @@ def emit_depthwise(conv: Conv) -> None:
             VEC=vec,
         ),
         *(turned(site, conv.x), taps_first(conv), conv.goal.memory, conv.bias or 0, conv.added or 0),
-        *(count, blocks, *two(windows.size, 1), oh, ow, *two(windows.begins, 0), *conv.factors),
+        *(count, blocks, *windows.size, oh, ow, *windows.begins, *conv.factors),
         grid=grid_for(count, 128),
         block=(128, 1, 1),
     )

@@ -12,31 +12,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxref.dtypes import Array
 from onnxref.gpu import CTYPES, Kernel, cuda_kernel, grid_for
-from onnxref.lowering import FAULT, Operand, Site, Unsupported, lower
+from onnxref.lowering import FAULT, Fault, Operand, Site, Unsupported, lower
 
+from ..common.checks import check_movable, check_result, only_output, refusing
+from ..common.indexing import check_reduction, element_axis, equal_steps, tuples_of
+from ..common.strides import Dim, join_dims
 from ..numpy._checks import normalize_axis
-from .movement import (
-    CODE,
-    Dim,
-    check_movable,
-    check_plain,
-    check_result,
-    emit_box,
-    emit_copy,
-    index_type,
-    magic,
-    only_output,
-    refusing,
-    row_strides,
-    widest,
-)
+from ..numpy._common import row_strides
+from ._values import fault_of
+from .movement import CODE, check_plain, emit_box, emit_copy, index_type, magic, widest
 
 _MANY = 1 << 20  # bytes from which a thread moves several units
 _SCANNED = 32  # slices up to which each looks for a later one at its place
 _MOST_WALKED = 1 << 15  # updates in a row that one thread may reduce
-_REDUCED = ("float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +66,11 @@ class _Places:
             if ((found < self.lowest * sizes) | (found >= sizes)).any():
                 raise Unsupported("indices out of range")
 
+    @property
+    def fault(self) -> Fault | int:
+        """Where kernels report bad indices; `check` has seen those that are known."""
+        return FAULT if self.indices.constant is None else 0
+
     def distinct(self) -> bool:
         """Say whether constant indices mean no place twice."""
         constant = self.indices.constant
@@ -114,25 +108,12 @@ class _Places:
 
 def _joined(dims: Sequence[Dim]) -> tuple[Dim, ...]:
     """Join neighbouring positions that are one; their order stays."""
-    joined: list[Dim] = []
-    for dim in dims:
-        if dim.size == 1:
-            continue
-        last = joined[-1] if joined else None
-        if last and last.goal == dim.goal * dim.size and last.source == dim.source * dim.size:
-            joined[-1] = Dim(last.size * dim.size, dim.goal, dim.source)
-        else:
-            joined.append(dim)
-    return tuple(joined) or (Dim(1, 0, 0),)
+    return tuple(join_dims(dims)) or (Dim(1, 0, 0),)
 
 
 def _along_axis(data: Operand, indices: Operand, axis: int, lowest: int = -1) -> _Places:
     """Return the places of GatherElements."""
-    at = normalize_axis(axis, data.ndim)
-    if indices.ndim != data.ndim or any(
-        n > d for i, (n, d) in enumerate(zip(indices.shape, data.shape, strict=True)) if i != at
-    ):
-        raise Unsupported("indices do not fit the data")
+    at = element_axis(data, indices, axis)
     strides = row_strides(data.shape)
     dims = [
         Dim(n, to, 0 if i == at else stride)
@@ -145,17 +126,10 @@ def _along_axis(data: Operand, indices: Operand, axis: int, lowest: int = -1) ->
 
 def _at_tuples(data: Operand, indices: Operand, batch_dims: int) -> _Places:
     """Return the places of GatherND."""
-    b, shape = batch_dims, data.shape
-    if not 0 <= b < min(data.ndim, indices.ndim) or shape[:b] != indices.shape[:b]:
-        raise Unsupported("batches that do not fit")
-    k = indices.shape[-1]
-    if not 1 <= k <= data.ndim - b:
-        raise Unsupported("index tuples of the wrong length")
-    batches, tuples = math.prod(shape[:b]), math.prod(indices.shape[b:-1])
-    indexed = shape[b : b + k]
+    batches, indexed, width, _ = tuples_of(data, indices, batch_dims)
+    tuples, k = math.prod(indices.shape[batch_dims:-1]), len(indexed)
     dims = [Dim(batches, tuples * k, math.prod(indexed)), Dim(tuples, k, 0)]
-    slices = batches * math.prod(indexed)
-    return _Places(indices, _joined(dims), indexed, row_strides(indexed), math.prod(shape[b + k :]), slices)
+    return _Places(indices, _joined(dims), indexed, row_strides(indexed), width, batches * math.prod(indexed))
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -174,24 +148,10 @@ def _emit_gather(site: Site, data: Operand, places: _Places) -> None:
     units = max(total + 1024, places.reach * row)
     site.launch(
         places.kernel("gather.cu", "gather", units, UNIT=unit, ITEMS=items),
-        *(data, places.indices, goal, FAULT, total, (row, magic(row))),
+        *(data, places.indices, goal, places.fault, total, (row, magic(row))),
         *(places.axes(row), places.tuples(row), places.lowest),
         grid=grid_for(total, 256, items) if total else (0, 1, 1),
     )
-
-
-def _in_one_box(site: Site, data: Operand, flat: Array, outer: int, size: int, inner: int) -> bool:
-    """Emit a gather at equal distances as one copy; say whether it is such a one."""
-    step = int(flat[1] - flat[0]) if flat.size > 1 else 0
-    if (flat != flat[0] + step * np.arange(flat.size)).any():
-        return False
-    dims = [
-        Dim(outer, flat.size * inner, size * inner),
-        Dim(flat.size, inner, step * inner),
-        Dim(inner, 1, 1),
-    ]
-    emit_box(site, only_output(site), data, dims, source_offset=int(flat[0]) * inner)
-    return True
 
 
 def _gather(site: Site, data: Operand, indices: Operand, axis: int, lowest: int) -> None:
@@ -208,7 +168,9 @@ def _gather(site: Site, data: Operand, indices: Operand, axis: int, lowest: int)
         return
     if indices.constant is not None:
         flat = indices.constant.astype(np.int64).ravel()
-        if _in_one_box(site, data, np.where(flat < 0, flat + size, flat), outer, size, inner):
+        box = equal_steps(np.where(flat < 0, flat + size, flat), outer, size, inner)
+        if box is not None:
+            emit_box(site, goal, data, box[0], source_offset=box[1])
             return
     _emit_gather(site, data, places)
 
@@ -239,8 +201,8 @@ def gather_elements(site: Site, data: Operand, indices: Operand, *, axis: int = 
 @refusing
 def gather_nd(site: Site, data: Operand, indices: Operand, *, batch_dims: int = 0) -> None:
     """ONNX GatherND-13."""
+    check_result(only_output(site), tuples_of(data, indices, batch_dims).shape)
     places = _at_tuples(data, indices, batch_dims)
-    check_result(only_output(site), indices.shape[:-1] + data.shape[batch_dims + indices.shape[-1] :])
     _emit_gather(site, data, places)
 
 
@@ -279,19 +241,21 @@ def _scatter(site: Site, data: Operand, updates: Operand, places: _Places) -> No
     if is_distinct or count <= _SCANNED:
         scanned = 0 if is_distinct else count
         site.launch(
-            put, updates, places.indices, goal, FAULT, total, scanned, cut, *meant, grid=grid_for(total)
+            put,
+            *(updates, places.indices, goal, places.fault, total, scanned, cut, *meant),
+            grid=grid_for(total),
         )
         return
     claims = site.scratch(4 * places.reach)
     for entry in ("unclaim", "claim"):
         site.launch(
             places.kernel("scatter.cu", entry, units, UNIT=unit),
-            *(places.indices, claims, FAULT, count, *meant),
+            *(places.indices, claims, places.fault, count, *meant),
             grid=grid_for(count),
         )
     site.launch(
         places.kernel("scatter.cu", "put_claimed", units, UNIT=unit),
-        *(updates, places.indices, claims, goal, FAULT, total, cut, *meant),
+        *(updates, places.indices, claims, goal, places.fault, total, cut, *meant),
         grid=grid_for(total),
     )
 
@@ -320,9 +284,7 @@ def _reduce(
     Args:
         walk: updates of a line, their step among the tuples and among the updates.
     """
-    reductions = ("add", "mul") if site.opset < 18 else ("add", "mul", "max", "min")
-    if reduction not in reductions or data.dtype.name not in _REDUCED:
-        raise Unsupported(f"reduction {reduction} of {data.dtype.name}")
+    check_reduction(data, reduction, site.opset)
     if walk[0] > _MOST_WALKED:
         raise Unsupported(f"{walk[0]} updates in a row to reduce in order")
     goal = _begin_scatter(site, data, updates, places)
@@ -345,7 +307,7 @@ def _reduce(
             updates,
             places.indices,
             goal,
-            FAULT,
+            places.fault,
             count,
             axes,
             walk,
@@ -459,9 +421,10 @@ def tensor_scatter(
         INDEX=index_type(past_cache.nbytes // unit, total),
     )  # fmt: skip
     places = update if write_indices is None else write_indices
+    fault = 0 if mode == "circular" else fault_of(write_indices, 0, shape[at] - steps)
     site.launch(
         kernel,
-        *(update, places, goal, FAULT, total, shape[at], (*axes, *map(magic, axes))),
+        *(update, places, goal, fault, total, shape[at], (*axes, *map(magic, axes))),
         grid=grid_for(total),
     )
 
@@ -490,8 +453,9 @@ def reverse_sequence(
         CODE, "reverse_sequence.cu", "reverse_sequence",
         UNIT=unit, TIME_FIRST=int(time_axis == 0), INDEX=index_type(total),
     )  # fmt: skip
+    fault = fault_of(sequence_lens, 0, input.shape[time_axis])
     site.launch(
         kernel,
-        *(input, sequence_lens, goal, FAULT, total, (*axes, *map(magic, axes))),
+        *(input, sequence_lens, goal, fault, total, (*axes, *map(magic, axes))),
         grid=grid_for(total),
     )

@@ -1,7 +1,6 @@
 """Elementwise programs as CUDA text: what each instruction takes, and the expression that computes it.
 
-A program is a tuple of instructions (name, operands, attributes). Values are numbered: the inputs first,
-then the result of each instruction. From
+See `common/instructions.py` for what a program is. From
 
     (("Mul", (0, 1), ()), ("Sigmoid", (2,), ()))
 
@@ -22,17 +21,9 @@ from typing import Any, TypeAlias
 from onnxref.gpu import CTYPES
 from onnxref.lowering import Unsupported
 
-# (name, numbers of the operands, attributes as sorted pairs)
-Instruction: TypeAlias = tuple[str, tuple[int, ...], tuple[tuple[str, Any], ...]]
+from ..common.instructions import ALL, BOOL, FLOATS, INTS, NUMBERS, SIGNED, Instruction, check_program
 
 HALVES = frozenset(("float16", "bfloat16"))
-FLOATS = frozenset(("float32", "float64", *HALVES))
-_SIGNED = frozenset(f"int{bits}" for bits in (8, 16, 32, 64))
-_UNSIGNED = frozenset(f"uint{bits}" for bits in (8, 16, 32, 64))
-INTS = _SIGNED | _UNSIGNED
-_BOOL = frozenset(("bool",))
-_NUMBERS = FLOATS | INTS
-_ALL = _NUMBERS | _BOOL
 
 # Types that the operands of an instruction may have; all but a condition have the same.
 _TYPES: dict[str, frozenset[str]] = {
@@ -41,15 +32,15 @@ _TYPES: dict[str, frozenset[str]] = {
             *("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Clip", "Relu", "PRelu", "Mod", "Pow"),
             *("Abs", "Sign", "Shrink"),
         ),
-        _NUMBERS,
+        NUMBERS,
     ),
     **dict.fromkeys(
         ("Where", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Cast"),
-        _ALL,
+        ALL,
     ),
-    **dict.fromkeys(("And", "Or", "Xor", "Not"), _BOOL),
+    **dict.fromkeys(("And", "Or", "Xor", "Not"), BOOL),
     **dict.fromkeys(("BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot", "BitShift"), INTS),
-    "Neg": FLOATS | _SIGNED,
+    "Neg": FLOATS | SIGNED,
     **dict.fromkeys(
         (
             *("Mean", "IsNaN", "IsInf", "Sqrt", "Reciprocal", "Floor", "Ceil", "Round", "Exp", "Log", "Erf"),
@@ -62,63 +53,16 @@ _TYPES: dict[str, frozenset[str]] = {
         FLOATS,
     ),
 }
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "LeakyRelu": {"alpha": 0.009999999776482582},
-    "Elu": {"alpha": 1.0},
-    "Selu": {"alpha": 1.6732631921768188, "gamma": 1.0507010221481323},
-    "Celu": {"alpha": 1.0},
-    "HardSigmoid": {"alpha": 0.20000000298023224, "beta": 0.5},
-    "Swish": {"alpha": 1.0},
-    "SwiGLU": {"alpha": 1.0},
-    "Gelu": {"approximate": "none"},
-    "ThresholdedRelu": {"alpha": 1.0},
-    "Shrink": {"bias": 0.0, "lambd": 0.5},
-    "Mod": {"fmod": 0},
-}
-_MIXED = frozenset(("Pow", "Cast", "Where", "Normalized", "BatchNormalization"))
-_POWERS = (-1.0, 0.5, 1.0, 2.0, 3.0)
 
 
-def instruction(
-    name: str, operands: Sequence[int], attributes: Mapping[str, Any] | None = None
-) -> Instruction:
-    """Return an instruction with all of its attributes."""
-    full = {**_DEFAULTS.get(name, {}), **(attributes or {})}
-    return name, tuple(operands), tuple(sorted(full.items()))
-
-
-def check_program(program: Sequence[Instruction], dtypes: Sequence[str]) -> None:
-    """Refuse a program with an instruction that there is no text for.
-
-    Args:
-        dtypes: of every value, the inputs first.
-    """
-    for dtype in dtypes:
-        if dtype not in _ALL:
-            raise Unsupported(f"elements of type {dtype}")
-    for number, (name, operands, pairs) in enumerate(program, len(dtypes) - len(program)):
-        known = _TYPES.get(name)
-        if known is None:
-            raise Unsupported(f"no instruction {name}")
-        of = [dtypes[i] for i in operands]
-        tested = of[1:] if name == "Where" else of
-        if name not in _MIXED and len(set(tested)) > 1:
-            raise Unsupported(f"{name} of {', '.join(of)}")
-        if not known.issuperset(tested):
-            raise Unsupported(f"{name} of {tested[0]}")
-        _check_details(name, of, dtypes[number], dict(pairs))
+def check(program: Sequence[Instruction], dtypes: Sequence[str]) -> None:
+    """Refuse a program with an instruction that there is no text for; see `check_program`."""
+    check_program(program, dtypes, _TYPES, _check_details)
 
 
 def _check_details(name: str, of: list[str], goal: str, attributes: dict[str, Any]) -> None:
-    match name:
-        case "Pow" if len(of) == 1:
-            exponent = attributes["exponent"]
-            if exponent not in _POWERS or (of[0] in INTS and exponent < 1):
-                raise Unsupported(f"power {exponent}")
-        case "Where" if of[0] != "bool" or of[1] != of[2]:
-            raise Unsupported("Where of different types")
-        case "Shrink" if of[0] in INTS and not math.isfinite(attributes["bias"]):
-            raise Unsupported("a bias that is not finite")
+    if name == "Shrink" and of[0] in INTS and not math.isfinite(attributes["bias"]):
+        raise Unsupported("a bias that is not finite")
 
 
 # --- expressions ---------------------------------------------------------------------------------

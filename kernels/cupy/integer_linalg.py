@@ -17,14 +17,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from onnxref.dtypes import Array
 from onnxref.gpu import CTYPES, Matmul, cuda_kernel, grid_for
-from onnxref.lowering import Operand, Packed, Scratch, Site, Unsupported, lower
-from onnxref.registry import INTERNAL
+from onnxref.lowering import Operand, Packed, Scratch, Site
+
+from ..common import integer_linalg as rules
+from ..common.checks import accept
+from ..common.integer_linalg import DYNAMIC, INTEGER, QLINEAR, QUANTIZED, TO_FLOAT, IntegerProduct
 
 _CODE = "onnxref.kernels.cupy.code"
 _BYTES = ("uint8", "int8")
@@ -34,11 +37,6 @@ _FEW_ROWS = 4
 _LARGE = 2**27  # multiplications from which cuBLASLt pays its preparation
 _MOST_PARTS = 264  # blocks that look for extremes
 _EXACT_DEPTH = 33_025  # 255 * 255 * this fits int32
-
-
-def _accept(condition: bool, reason: str) -> None:
-    if not condition:
-        raise Unsupported(reason)
 
 
 @dataclass(slots=True)
@@ -94,13 +92,13 @@ class _Product:
 
     def __post_init__(self) -> None:
         a, b = self.a, self.b
-        _accept(a.layout is None and b.layout is None and self.y.layout is None, "with the channels last")
-        _accept(a.dtype.name in _BYTES and b.dtype.name in _BYTES, f"{a.dtype.name} by {b.dtype.name}")
-        _accept(a.ndim > 0 and b.ndim > 0, "a product of scalars")
+        accept(a.layout is None and b.layout is None and self.y.layout is None, "with the channels last")
+        accept(a.dtype.name in _BYTES and b.dtype.name in _BYTES, f"{a.dtype.name} by {b.dtype.name}")
+        accept(a.ndim > 0 and b.ndim > 0, "a product of scalars")
         left = a.shape if a.ndim > 1 else (1, *a.shape)
         right = b.shape if b.ndim > 1 else (*b.shape, 1)
         (self.M, self.K), (inner, self.N) = left[-2:], right[-2:]
-        _accept(inner == self.K, f"a product of shapes {a.shape} and {b.shape}")
+        accept(inner == self.K, f"a product of shapes {a.shape} and {b.shape}")
         self.period = max(1, self.M)
         if math.prod(right[:-2]) == 1:
             self.M *= math.prod(left[:-2])
@@ -113,13 +111,14 @@ class _Product:
         self._check_vector(given.a_scale, self.period, "a scale of A")
         self._check_vector(given.b_scale, self.N, "a scale of B")
         for zero, x in ((given.a_zero, a), (given.b_zero, b)):
-            _accept(not isinstance(zero, Operand) or zero.dtype == x.dtype, "a zero point of another type")
-        _accept(given.kind == 0 or self.K <= _EXACT_DEPTH, "sums that may wrap")
+            accept(not isinstance(zero, Operand) or zero.dtype == x.dtype, "a zero point of another type")
+        accept(given.kind == 0 or self.K <= _EXACT_DEPTH, "sums that may wrap")
+        accept(self.K < 2**31 - 2**16, "rows of 2 GiB")
 
     @staticmethod
     def _check_vector(operand: Operand | Scratch | None, length: int, what: str) -> None:
         if isinstance(operand, Operand):
-            _accept(operand.size == 1 or operand.shape == (length,), f"{what} of shape {operand.shape}")
+            accept(operand.size == 1 or operand.shape == (length,), f"{what} of shape {operand.shape}")
 
     @property
     def pitch(self) -> int:
@@ -182,7 +181,7 @@ def _multiply(product: _Product) -> None:
     rows = product.M if product.M <= _FEW_ROWS else 1
     defines = {**_defines(product, right, needs_rows), "ROWS": rows}
     arguments = (
-        *(a, right.packed, y, product.table(), *_quantities(product, right)),
+        *(a, right.packed, y, product.table(), *_addresses(product, right)),
         *(
             product.M,
             product.N,
@@ -197,7 +196,7 @@ def _multiply(product: _Product) -> None:
         entry, blocks = "int8_gemv", -(-product.N // 8)
     else:
         entry, blocks = "int8_gemm", -(-product.M // _TILE) * -(-product.N // _TILE)
-    _accept(blocks * product.matrices < 2**31, "more blocks than a grid has")
+    accept(blocks * product.matrices < 2**31, "more blocks than a grid has")
     site.launch(
         cuda_kernel(_CODE, "int8_gemm.cu", entry, **defines),
         *arguments,
@@ -224,7 +223,7 @@ def _by_library(product: _Product, right: _Right, needs_rows: bool) -> None:
     defines = {**_defines(product, right, needs_rows), "ROWS": 1}
     site.launch(
         cuda_kernel(_CODE, "int8_gemm.cu", "int8_finish", **defines),
-        *(goal, sums or 0, right.sums, y, *_quantities(product, right)),
+        *(goal, sums or 0, right.sums, y, *_addresses(product, right)),
         *(M, N, K, product.period, *_steps(product, right)),
         grid=grid_for(M * N, per_thread=4),
     )
@@ -243,7 +242,7 @@ def _defines(product: _Product, right: _Right, needs_rows: bool) -> dict[str, st
     }
 
 
-def _quantities(product: _Product, right: _Right) -> Sequence[Operand | Scratch | int]:
+def _addresses(product: _Product, right: _Right) -> Sequence[Operand | Scratch | int]:
     given = product.given
     found = (given.a_zero, right.zero, given.a_scale, given.b_scale, given.y_scale, given.y_zero, given.bias)
     return tuple(operand or 0 for operand in found)
@@ -311,107 +310,50 @@ def _centred(b: Array, zero: Array | None) -> tuple[Array, bool]:
 # Operators ----------------------------------------------------------------------------------------
 
 
-@lower("MatMulInteger", since=10, backend="cupy")
-def matmul_integer(
-    site: Site, a: Operand, b: Operand, a_zero: Operand | None = None, b_zero: Operand | None = None
-) -> None:
-    """(A - a_zero) (B - b_zero) in int32 (ONNX MatMulInteger-10)."""
-    (y,) = site.outputs
-    assert y is not None
-    _multiply(_Product(site, a, b, y, _Quantities(0, a_zero, b_zero)))
+def _quantities(kind: int, asked: IntegerProduct) -> _Quantities:
+    return _Quantities(kind, *asked[3:])
 
 
-def _requantized(site: Site, a: Operand, b: Operand, given: _Quantities) -> None:
-    (y,) = site.outputs
-    assert y is not None
-    assert isinstance(given.a_scale, Operand)
+def _integer(site: Site, asked: IntegerProduct) -> None:
+    _multiply(_Product(site, asked.a, asked.b, asked.y, _quantities(0, asked)))
+
+
+def _requantized(site: Site, asked: IntegerProduct) -> None:
+    y, given = asked.y, _quantities(2, asked)
+    assert asked.a_scale is not None
     assert given.y_scale is not None
     assert given.y_zero is not None
-    dtype = given.a_scale.dtype
+    dtype = asked.a_scale.dtype
     scales = (given.b_scale, given.y_scale)
-    _accept(all(s is not None and s.dtype == dtype for s in scales), "scales of several types")
-    _accept(dtype.name in ("float32", "float16", "bfloat16"), "type of the scales")
-    _accept(given.y_scale.size == 1 and given.y_zero.size == 1, "several scales of Y")
-    _accept(y.dtype.name in _BYTES and given.y_zero.dtype == y.dtype, f"to {y.dtype.name}")
-    _multiply(_Product(site, a, b, y, given))
+    accept(all(s is not None and s.dtype == dtype for s in scales), "scales of several types")
+    accept(dtype.name in ("float32", "float16", "bfloat16"), "type of the scales")
+    accept(given.y_scale.size == 1 and given.y_zero.size == 1, "several scales of Y")
+    accept(y.dtype.name in _BYTES and given.y_zero.dtype == y.dtype, f"to {y.dtype.name}")
+    _multiply(_Product(site, asked.a, asked.b, y, given))
 
 
-@lower("QLinearMatMul", since=(10, 21), backend="cupy")
-def qlinear_matmul(
-    site: Site,
-    a: Operand,
-    a_scale: Operand,
-    a_zero: Operand,
-    b: Operand,
-    b_scale: Operand,
-    b_zero: Operand,
-    y_scale: Operand,
-    y_zero: Operand,
-) -> None:
-    """Product of quantized matrices, quantized again (ONNX QLinearMatMul-10)."""
-    _requantized(site, a, b, _Quantities(2, a_zero, b_zero, a_scale, b_scale, y_scale, y_zero))
+def _to_float(site: Site, asked: IntegerProduct) -> None:
+    _multiply(_Product(site, asked.a, asked.b, asked.y, _quantities(1, asked)))
 
 
-@lower("QuantizedMatMul", since=1, domain=INTERNAL, backend="cupy")
-def quantized_matmul(
-    site: Site,
-    a: Operand,
-    a_scale: Operand,
-    a_zero: Operand,
-    b: Operand,
-    b_scale: Operand,
-    b_zero: Operand,
-    y_scale: Operand,
-    y_zero: Operand,
-    bias: Operand | None = None,
-    *,
-    activation: str = "",
-) -> None:
-    """QLinearMatMul with a bias of int32 on the sums, and Relu."""
-    _accept(activation in ("", "Relu"), f"activation {activation}")
-    n = b.shape[-1] if b.ndim > 1 else 1
-    _accept(bias is None or (bias.shape == (n,) and bias.dtype == np.int32), "a bias of another shape")
-    zeros_and_scales = (a_zero, b_zero, a_scale, b_scale, y_scale, y_zero)
-    _requantized(site, a, b, _Quantities(2, *zeros_and_scales, bias, activation == "Relu"))
+INTEGER.register("cupy", _integer)
+QLINEAR.register("cupy", _requantized)
+QUANTIZED.register("cupy", _requantized)
+TO_FLOAT.register("cupy", _to_float)
 
 
-@lower("MatMulIntegerToFloat", since=1, domain=INTERNAL, backend="cupy")
-def matmul_integer_to_float(
-    site: Site,
-    a: Operand,
-    b: Operand,
-    a_scale: Operand,
-    b_scale: Operand,
-    a_zero: Operand | None = None,
-    b_zero: Operand | None = None,
-    bias: Operand | None = None,
-) -> None:
-    """(A - a_zero) (B - b_zero) * (a_scale * b_scale) + bias in float32."""
-    (y,) = site.outputs
-    assert y is not None
-    _accept(y.dtype == np.float32 and a_scale.dtype == b_scale.dtype == np.float32, "not float32")
-    _accept(a_scale.size == 1, "several scales of A")
-    _accept(
-        bias is None or (bias.shape == (b.shape[-1],) and bias.dtype == np.float32 and b.ndim > 1), "bias"
-    )
-    _multiply(_Product(site, a, b, y, _Quantities(1, a_zero, b_zero, a_scale, b_scale, None, None, bias)))
+def matmul_integer(site: Site, a: Operand, b: Operand, *zeros: Operand | None) -> None:
+    """Emit a MatMulInteger, for lowerings of which it is a part."""
+    _integer(site, rules.matmul_integer(site, a, b, *zeros))
 
 
-@lower("DynamicQuantizeMatMul", since=1, domain=INTERNAL, backend="cupy")
-def dynamic_quantize_matmul(
-    site: Site,
-    a: Operand,
-    b: Operand,
-    b_scale: Operand,
-    b_zero: Operand | None = None,
-    bias: Operand | None = None,
-) -> None:
-    """DynamicQuantizeLinear(A) times (B - b_zero) * b_scale, plus bias."""
-    (y,) = site.outputs
-    assert y is not None
-    _accept(a.dtype == y.dtype == b_scale.dtype == np.float32, "not float32")
-    _accept(a.layout is None and a.ndim > 0 and b.ndim == 2, "not a matrix")
-    _accept(bias is None or (bias.shape == (b.shape[-1],) and bias.dtype == np.float32), "bias")
+def quantized_matmul(site: Site, *inputs: Any, **attributes: Any) -> None:
+    """Emit a QuantizedMatMul, for lowerings of which it is a part."""
+    _requantized(site, rules.quantized_matmul(site, *inputs, **attributes))
+
+
+def _dynamic(site: Site, asked: IntegerProduct) -> None:
+    a, b, y, b_zero, b_scale, bias = asked.a, asked.b, asked.y, asked.b_zero, asked.b_scale, asked.bias
     K = a.shape[-1]
     rows, pitch = math.prod(a.shape[:-1]), -(-K // _LINE) * _LINE
     scale, zero = site.scratch(4), site.scratch(1)
@@ -430,3 +372,6 @@ def dynamic_quantize_matmul(
         grid=grid_for(rows * 32),
     )
     _multiply(product)
+
+
+DYNAMIC.register("cupy", _dynamic)

@@ -19,18 +19,19 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from onnxref.dtypes import Array
 from onnxref.gpu import CTYPES, Matmul, cuda_kernel, grid_for
 from onnxref.lowering import Operand, Packed, Site, Unsupported, lower
-from onnxref.registry import INTERNAL
+
+from ..common import linalg as rules
+from ..common.linalg import PRODUCTS, Product
+from ._rows import FLOATS, INTEGERS
 
 _CODE = "onnxref.kernels.cupy.code"
-_FLOATS = ("float32", "float64", "float16", "bfloat16")
-_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _ACTIVATIONS = (
     *("", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh"),
     *("HardSigmoid", "HardSwish", "Silu", "Gelu", "GeluTanh"),
@@ -108,7 +109,7 @@ class _Product:
 
     def _check_types(self) -> None:
         name = self.a.dtype.name
-        if name not in (*_FLOATS, *_INTEGERS) or not self.a.dtype == self.b.dtype == self.y.dtype:
+        if name not in (*FLOATS, *INTEGERS) or not self.a.dtype == self.b.dtype == self.y.dtype:
             raise Unsupported(f"products of {name} and {self.b.dtype.name}")
         if self.a.layout or self.b.layout or self.y.layout:
             raise Unsupported("matrices with the channels last")
@@ -434,80 +435,16 @@ def _finish(product: _Product, bias: Operand | None, strides: tuple[int, int, in
 # Operators ----------------------------------------------------------------------------------------
 
 
-@lower("MatMul", since=(1, 9, 13), backend="cupy")
-def matmul(site: Site, a: Operand, b: Operand) -> None:
-    """numpy.matmul (ONNX MatMul-1)."""
-    (y,) = site.outputs
-    assert y is not None
-    _multiply(_Product(site, a, b, y))
+def _emit(site: Site, asked: Product) -> None:
+    _multiply(_Product(site, *asked))
 
 
-@lower("Gemm", since=(7, 9, 11, 13), backend="cupy")
-def gemm(
-    site: Site,
-    a: Operand,
-    b: Operand,
-    c: Operand | None = None,
-    *,
-    alpha: float = 1.0,
-    beta: float = 1.0,
-    transA: int = 0,
-    transB: int = 0,
-) -> None:
-    """alpha A B + beta C, C broadcast to the product; C is not read where beta is 0 (ONNX Gemm-7)."""
-    (y,) = site.outputs
-    assert y is not None
-    if a.ndim != 2 or b.ndim != 2:
-        raise Unsupported("Gemm of other than matrices")
-    _multiply(_Product(site, a, b, y, bool(transA), bool(transB), float(alpha), float(beta), bias=c))
+PRODUCTS.register("cupy", _emit)
 
 
-@lower("Gemm", since=(1, 6), backend="cupy")
-def gemm_6(
-    site: Site,
-    a: Operand,
-    b: Operand,
-    c: Operand,
-    *,
-    alpha: float = 1.0,
-    beta: float = 1.0,
-    transA: int = 0,
-    transB: int = 0,
-    broadcast: int = 0,
-) -> None:
-    """Gemm whose C broadcasts only if the attribute says so (ONNX Gemm-1)."""
-    (y,) = site.outputs
-    assert y is not None
-    if not broadcast and c.shape != y.shape:
-        raise Unsupported("C of another shape, without broadcast")
-    gemm(site, a, b, c, alpha=alpha, beta=beta, transA=transA, transB=transB)
-
-
-@lower("FusedMatMul", since=1, domain=INTERNAL, backend="cupy")
-def fused_matmul(
-    site: Site,
-    a: Operand,
-    b: Operand,
-    bias: Operand | None = None,
-    residual: Operand | None = None,
-    *,
-    trans_a: int = 0,
-    trans_b: int = 0,
-    scale: float = 1.0,
-    activation: str = "",
-    alpha: float = 0.0,
-    beta: float = 0.0,
-) -> None:
-    """activation(scale * A B + bias + residual); the last two axes of A and of B may be transposed."""
-    (y,) = site.outputs
-    assert y is not None
-    product = _Product(
-        *(site, a, b, y, bool(trans_a), bool(trans_b), float(scale), 1.0),
-        *(activation, float(alpha), float(beta)),
-        bias=bias,
-        residual=residual,
-    )
-    _multiply(product)
+def fused_matmul(site: Site, a: Operand, b: Operand, *addends: Operand | None, **attributes: Any) -> None:
+    """Emit a FusedMatMul, for lowerings of which it is a part."""
+    _emit(site, rules.fused_matmul(site, a, b, *addends, **attributes))
 
 
 @lower("Einsum", since=(12, 28), backend="cupy")

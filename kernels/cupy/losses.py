@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 
 from onnxref.gpu import CTYPES, cuda_kernel, grid_for
-from onnxref.lowering import FAULT, Address, Operand, Scratch, Site, Unsupported, lower
+from onnxref.lowering import Address, Operand, Scratch, Site, Unsupported, lower
 
+from ..common.checks import check_result
 from ._rows import FLOATS, compute_type
+from ._values import fault_of
 from ._views import View, emit_view
-from .movement import check_plain, check_result
+from .movement import check_plain
 from .softmax import log_softmax
 
 _CODE = "onnxref.kernels.cupy.code"
@@ -77,7 +79,8 @@ def _emit(
     if positions:
         site.launch(
             kernel,
-            *(memory, target, memory if weight is None else weight, loss, factor, FAULT),
+            *(memory, target, memory if weight is None else weight, loss, factor),
+            fault_of(target, 0, classes - 1),
             *(positions, classes, inner, 0 if ignore_index is None else ignore_index),
             grid=grid_for(positions * group),
         )

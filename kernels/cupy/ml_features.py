@@ -6,66 +6,42 @@ Keys, values and categories are numbers; strings are refused.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from onnxref.dtypes import Array
 from onnxref.gpu import CTYPES, cuda_kernel, grid_for
-from onnxref.lowering import Operand, Packed, Site, Unsupported, lower
+from onnxref.lowering import Operand, Site, Unsupported, lower
 from onnxref.registry import ML
 
+from ..common.checks import check_movable, check_result, only_output, refusing
+from ..common.ml import NUMBERS, kept, of_attributes
+from ..common.ml_features import (
+    BINARIZER,
+    IMPUTER,
+    NORMALIZER,
+    SCALER,
+    VECTORIZER,
+    Binarizing,
+    Imputing,
+    Joining,
+    Normalizing,
+    Scaling,
+)
 from ..numpy import ml_encoders as reference
 from ._rows import power_above
 from ._views import View, emit_view
 from .indexing import gather_1
-from .movement import check_movable, check_plain, check_result, index_type, magic, only_output, refusing
+from .movement import check_plain, index_type, magic
 
 _CODE = "onnxref.kernels.cupy.code"
 _kernel = partial(cuda_kernel, _CODE, "ml_features.cu")
 _one_hot = partial(cuda_kernel, _CODE, "one_hot_encoder.cu")
-NUMBERS = ("float32", "float64", "int32", "int64")
 _ITEMS = 4  # elements of a thread, as in the kernels
 
 
-def kept(site: Site, source: object, key: Hashable, build: Callable[[], Array]) -> Packed:
-    """Return an array that follows from an attribute's value, which stands for the node."""
-    return Packed(site.packs.get([source], key, build))
-
-
-def matrix(x: Operand) -> tuple[int, int]:
-    """Return (N, F) of examples; a single dimension is one example."""
-    check_plain(x)
-    if x.dtype.name not in NUMBERS or x.ndim not in (1, 2) or not x.shape[-1]:
-        raise Unsupported(f"X is {x}")
-    return (x.shape[0] if x.ndim == 2 else 1), x.shape[-1]
-
-
 # --- features ------------------------------------------------------------------------------------
-
-
-def _features(x: Operand, y: Operand) -> int:
-    """Return F of (..., F), where the output has the same shape."""
-    check_plain(x, y)
-    check_result(y, x.shape)
-    if x.dtype.name not in NUMBERS:
-        raise Unsupported(f"X is {x}")
-    return max(1, x.shape[-1]) if x.ndim else 1
-
-
-def _per_feature(site: Site, values: Any, features: int, dtype: Any, name: str) -> Packed:
-    if len(values) not in (1, features):
-        raise Unsupported(f"{name} of the wrong number")
-    key = (name, features, np.dtype(dtype).name)
-    return kept(site, values, key, lambda: np.broadcast_to(np.array(values, dtype), (features,)))
-
-
-def _element(site: Site, name: str, dtype: str, value: Array) -> Packed:
-    """Return an array of one number."""
-    return kept(site, None, (name, dtype, value.tobytes()), lambda: value)
 
 
 def _launch(
@@ -81,104 +57,49 @@ def _launch(
 _UNUSED = {"W": "float", "IS_NAN": 0, "NORM": 0, "GROUP": 1}
 
 
-_NO_OFFSET, _NO_SCALE = (0.0,), (1.0,)
+def _scale(site: Site, asked: Scaling) -> None:
+    x, features = asked.x, asked.features
+    arguments = (x, asked.y, asked.offsets, asked.scales, x.size, features, magic(features))
+    _launch(site, "scaler", x, x.size, *arguments, W=CTYPES[asked.wide])
 
 
-@lower("Scaler", since=1, domain=ML, backend="cupy")
-def scaler(
-    site: Site, x: Operand, *, offset: tuple[float, ...] | None = None, scale: tuple[float, ...] | None = None
-) -> None:
-    """ONNX-ML Scaler-1."""
-    y = only_output(site)
-    features = _features(x, y)
-    wide = "float32" if x.dtype == np.float32 else "float64"
-    offsets = _per_feature(site, offset or _NO_OFFSET, features, wide, "offset")
-    scales = _per_feature(site, scale or _NO_SCALE, features, wide, "scale")
-    arguments = (x, y, offsets, scales, x.size, features, magic(features))
-    _launch(site, "scaler", x, x.size, *arguments, W=CTYPES[wide])
+def _impute(site: Site, asked: Imputing) -> None:
+    x, features = asked.x, asked.features
+    arguments = (x, asked.y, asked.table, asked.replaced, x.size, features, magic(features))
+    _launch(site, "imputer", x, x.size, *arguments, IS_NAN=int(asked.is_nan))
 
 
-@lower("Imputer", since=1, domain=ML, backend="cupy")
-def imputer(
-    site: Site,
-    x: Operand,
-    *,
-    imputed_value_floats: tuple[float, ...] | None = None,
-    imputed_value_int64s: tuple[int, ...] | None = None,
-    replaced_value_float: float = 0.0,
-    replaced_value_int64: int = 0,
-) -> None:
-    """ONNX-ML Imputer-1."""
-    y = only_output(site)
-    features = _features(x, y)
-    floating = x.dtype.kind == "f"
-    values: Any = imputed_value_floats if floating else imputed_value_int64s
-    replaced = replaced_value_float if floating else replaced_value_int64
-    if not values:
-        raise Unsupported("no imputed value")
-    if not floating:
-        info = np.iinfo(x.dtype)
-        if any(not info.min <= v <= info.max for v in (*values, replaced)):
-            raise Unsupported("values that do not fit into the type of X")
-    table = _per_feature(site, values, features, x.dtype, "imputed")
-    with np.errstate(over="ignore"):
-        wanted = _element(site, "replaced", x.dtype.name, np.array([replaced], x.dtype))
-    arguments = (x, y, table, wanted, x.size, features, magic(features))
-    is_nan = floating and math.isnan(replaced_value_float)
-    _launch(site, "imputer", x, x.size, *arguments, IS_NAN=int(is_nan))
+def _binarize(site: Site, asked: Binarizing) -> None:
+    x = asked.x
+    _launch(site, "binarizer", x, x.size, x, asked.y, asked.limit, x.size)
 
 
-@lower("Binarizer", since=1, domain=ML, backend="cupy")
-def binarizer(site: Site, x: Operand, *, threshold: float = 0.0) -> None:
-    """ONNX-ML Binarizer-1."""
-    y = only_output(site)
-    _features(x, y)
-    whole = x.dtype.kind == "i"
-    if whole:
-        info = np.iinfo(x.dtype)
-        if not math.isfinite(threshold) or not info.min <= math.floor(threshold) <= info.max:
-            raise Unsupported("a threshold beyond the integers")
-    with np.errstate(over="ignore"):
-        limit = np.array([math.floor(threshold) if whole else threshold], x.dtype)
-    held = _element(site, "threshold", x.dtype.name, limit)
-    _launch(site, "binarizer", x, x.size, x, y, held, x.size)
-
-
-@lower("Normalizer", since=1, domain=ML, backend="cupy")
-def normalizer(site: Site, x: Operand, *, norm: str = "MAX") -> None:
-    """ONNX-ML Normalizer-1."""
-    y = only_output(site)
-    rows, columns = matrix(x)
-    check_result(y, x.shape)
+def _normalize(site: Site, asked: Normalizing) -> None:
+    x, y, rows, columns, norm = asked
     check_plain(y)
-    if norm not in ("MAX", "L1", "L2") or columns >= 1 << 31:
-        raise Unsupported(f"norm {norm} of {x}")
+    if columns >= 1 << 31:
+        raise Unsupported("too many columns")
     group = min(32, power_above(-(-columns // 2)))
-    defines = {**_UNUSED, "NORM": ("MAX", "L1", "L2").index(norm), "GROUP": group}
+    defines = {**_UNUSED, "NORM": norm, "GROUP": group}
     kernel = _kernel("normalizer", **defines, T=CTYPES[x.dtype.name], INDEX="int")
     if rows:
         site.launch(kernel, x, y, rows, columns, grid=grid_for(rows * group))
 
 
-@lower("FeatureVectorizer", since=1, domain=ML, backend="cupy")
-def feature_vectorizer(site: Site, *x: Operand, inputdimensions: tuple[int, ...] | None = None) -> None:
-    """ONNX-ML FeatureVectorizer-1."""
-    goal = only_output(site)
-    check_plain(goal, *x)
-    if not x or any(part.ndim not in (1, 2) or part.dtype.name not in NUMBERS for part in x):
-        raise Unsupported("inputs that are no matrices of numbers")
-    rows = {part.shape[0] if part.ndim == 2 else 1 for part in x}
-    widths = [part.shape[-1] for part in x] if inputdimensions is None else list(inputdimensions)
-    if len(rows) != 1 or len(widths) != len(x) or min(widths) < 0:
-        raise Unsupported("inputs of different rows, or inputdimensions of the wrong number")
-    count, width = rows.pop(), sum(widths)
-    check_result(goal, (count, width))
-    start = 0
-    for part, filled in zip(x, widths, strict=True):
-        columns, total = part.shape[-1], count * filled
+def _join(site: Site, asked: Joining) -> None:
+    goal, count, width, parts = asked
+    check_plain(goal)
+    for x, columns, filled, start in parts:
+        total = count * filled
         arguments = (total, columns, min(columns, filled), filled, magic(filled), width)
-        _launch(site, "feature_columns", part, total, part, goal + 4 * start, *arguments, reach=goal.size)
-        start += filled
+        _launch(site, "feature_columns", x, total, x, goal + 4 * start, *arguments, reach=goal.size)
+
+
+SCALER.register("cupy", _scale)
+IMPUTER.register("cupy", _impute)
+BINARIZER.register("cupy", _binarize)
+NORMALIZER.register("cupy", _normalize)
+VECTORIZER.register("cupy", _join)
 
 
 @lower("ArrayFeatureExtractor", since=1, domain=ML, backend="cupy")
@@ -199,11 +120,6 @@ def array_feature_extractor(site: Site, x: Operand, y: Operand) -> None:
 # --- encoders ------------------------------------------------------------------------------------
 
 
-def _of_attributes(site: Site, attributes: dict[str, Any], name: str, build: Callable[[], Array]) -> Packed:
-    sources = [value for _, value in sorted(attributes.items())]
-    return Packed(site.packs.get(sources, (name, tuple(sorted(attributes))), build))
-
-
 def _encode(site: Site, x: Operand, lookup: reference.Lookup, attributes: dict[str, Any]) -> None:
     y = only_output(site)
     values = lookup._values
@@ -214,8 +130,8 @@ def _encode(site: Site, x: Operand, lookup: reference.Lookup, attributes: dict[s
     if not lookup._keys.size or y.dtype != values.dtype or key == "float16":
         raise Unsupported("no keys, or values of another type")
     check_result(y, x.shape)
-    keys = _of_attributes(site, attributes, "keys", lambda: lookup._keys)
-    table = _of_attributes(site, attributes, "values", lambda: np.append(values[lookup._order], values[-1:]))
+    keys = of_attributes(site, attributes, "keys", lambda: lookup._keys)
+    table = of_attributes(site, attributes, "values", lambda: np.append(values[lookup._order], values[-1:]))
     kernel = cuda_kernel(_CODE, "label_encoder.cu", "look_up", KEY=CTYPES[key], UNIT=y.dtype.itemsize)
     if x.size:
         site.launch(kernel, x, y, x.size, keys, keys.array.size, table, grid=grid_for(x.size))

@@ -8,24 +8,33 @@ makes of that.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Final
 
 import numpy as np
 
 from onnxref.dtypes import Array
 from onnxref.gpu import CTYPES, cuda_kernel, grid_for
-from onnxref.lowering import Operand, Packed, Scratch, Site, Unsupported, lower
-from onnxref.registry import ML
+from onnxref.lowering import Operand, Packed, Scratch, Site, Unsupported
 
+from ..common.ml import examples, kept
+from ..common.ml_linear import (
+    LINEAR,
+    SVM_KERNELS,
+    Linear,
+    SvmClassification,
+    SvmRegression,
+    linear_weights,
+    packed_labels,
+    rounded_intercepts,
+    svm_table,
+    svm_weights,
+)
 from ..numpy import ml_linear as reference
 from ._rows import power_above
-from .ml_features import kept, matrix
-from .ml_scores import check_transform, emit_finish
-from .movement import check_plain, check_result, only_output, refusing
+from .ml_scores import emit_finish
+from .movement import check_plain
 
 _CODE = "onnxref.kernels.cupy.code"
 _svm = partial(cuda_kernel, _CODE, "ml_svm.cu")
-_KERNELS: Final = ("LINEAR", "POLY", "RBF", "SIGMOID")
 _LINES = 4  # targets of a thread
 _PRODUCTS = 1 << 23  # kernel values that are on their way at a time
 _MOST_PLACES = 1 << 28  # float64 places of all rows' matrices of pairs
@@ -34,14 +43,11 @@ _MOST_PLACES = 1 << 28  # float64 places of all rows' matrices of pairs
 # --- linear models -------------------------------------------------------------------------------
 
 
-def _emit_linear(site: Site, x: Operand, dtype: str, coefficients: Any, targets: int) -> Scratch:
+def _emit_sums(site: Site, x: Operand, dtype: str, weights: Packed, targets: int) -> Scratch:
     """Emit X W^T; return where the scores (N, targets) lie, in float64."""
-    rows, features = matrix(x)
+    rows, features = examples(x)
     if features >= 1 << 31 or targets > _LINES * 65535:
         raise Unsupported("too many features or targets")
-    weights = kept(
-        site, coefficients, ("linear", dtype), lambda: np.array(coefficients, np.float64).astype(dtype)
-    )
     scores = site.scratch(8 * rows * targets)
     lines = min(_LINES, power_above(targets))
     group = min(32, power_above(-(-features // 4)))
@@ -55,75 +61,24 @@ def _emit_linear(site: Site, x: Operand, dtype: str, coefficients: Any, targets:
     return scores
 
 
-def _intercepts(intercepts: tuple[float, ...] | None, targets: int, dtype: str) -> Array:
-    """Return them rounded to the type of the scores, but in float64 as the scores are."""
-    if len(intercepts or ()) not in (0, targets):
-        raise Unsupported("intercepts of the wrong number")
-    values = np.array(intercepts or (-0.0,) * targets, np.float64)  # -0 changes nothing
-    return values.astype(dtype).astype(np.float64)
-
-
-@lower("LinearClassifier", since=1, domain=ML, backend="cupy")
-@refusing
-def linear_classifier(
-    site: Site,
-    x: Operand,
-    *,
-    coefficients: tuple[float, ...],
-    classlabels_ints: tuple[int, ...] | None = None,
-    classlabels_strings: tuple[str, ...] | None = None,
-    intercepts: tuple[float, ...] | None = None,
-    multi_class: int = 0,
-    post_transform: str = "NONE",
-) -> None:
-    """ONNX-ML LinearClassifier-1."""
-    if classlabels_strings:
-        raise Unsupported("classes are strings")
-    rows, features = matrix(x)
-    labels = classlabels_ints or ()
-    targets = max(len(coefficients) // features, 1)
-    if len(coefficients) != targets * features:
-        raise Unsupported("coefficients of the wrong number")
-    single = targets == 1
-    if (single and len(labels) not in (0, 2)) or (not single and len(labels) < targets):
-        raise Unsupported("classlabels of the wrong number")
-    before = 0
-    if single and labels:
-        before = 1 if check_transform(post_transform) in ("PROBIT", "NONE") else 2
-    dtype = "float32" if x.dtype == np.float32 else "float64"
-    base = _intercepts(intercepts, targets, dtype)
-    y, z = site.outputs
-    if z is not None:
-        check_result(z, (rows, targets + (1 if before else 0)))
-    scores = _emit_linear(site, x, dtype, coefficients, targets)
+def _emit_linear(site: Site, model: Linear) -> None:
+    intercepts = model.intercepts or (-0.0,) * model.targets  # -0 changes nothing
+    weights = linear_weights(site, model.coefficients, model.dtype)
+    scores = _emit_sums(site, model.x, model.dtype, weights, model.targets)
     emit_finish(
-        site, scores, rows, targets, score=dtype, transform=check_transform(post_transform), base=base,
-        goal=z, label=y, labels=labels or (0, 1), before=before, by_sign=single,
-    )  # fmt: skip
-
-
-@lower("LinearRegressor", since=1, domain=ML, backend="cupy")
-@refusing
-def linear_regressor(
-    site: Site,
-    x: Operand,
-    *,
-    coefficients: tuple[float, ...] | None = None,
-    intercepts: tuple[float, ...] | None = None,
-    post_transform: str = "NONE",
-    targets: int = 1,
-) -> None:
-    """ONNX-ML LinearRegressor-1."""
-    rows, features = matrix(x)
-    y = only_output(site)
-    check_transform(post_transform)
-    if targets < 1 or len(coefficients or ()) != targets * features:
-        raise Unsupported("coefficients of the wrong number")
-    check_result(y, (rows, targets))
-    dtype = "float32" if x.dtype == np.float32 else "float64"
-    base = _intercepts(intercepts, targets, dtype)
-    scores = _emit_linear(site, x, dtype, coefficients, targets)
-    emit_finish(site, scores, rows, targets, score=dtype, transform=post_transform, base=base, goal=y)
+        site,
+        scores,
+        model.rows,
+        model.targets,
+        score=model.dtype,
+        transform=model.transform,
+        base=rounded_intercepts(intercepts, model.dtype),
+        goal=model.scores,
+        label=model.label,
+        labels=model.labels,
+        before=model.before,
+        by_sign=model.by_sign,
+    )
 
 
 # --- support vector machines ---------------------------------------------------------------------
@@ -138,19 +93,15 @@ def _emit_kernel(
         coefficients: (lines, support vectors).
         starts: where each class begins, and the end of the last.
     """
-    rows, features = matrix(x)
+    rows, features = examples(x)
     count = len(kernel.vectors)
-    if kernel.vectors.shape[1] != features:
-        raise Unsupported("support_vectors of another width")
     vectors = kept(site, source, ("support_vectors",), lambda: np.ascontiguousarray(kernel.vectors.T))
-    key = (coefficients.tobytes(), starts.tobytes())
-    weights = kept(site, source, ("svm coefficients", *key), lambda: coefficients)
-    bounds = kept(site, source, ("svm starts", *key), lambda: starts.astype(np.int64))
+    weights, bounds = svm_weights(site, source, coefficients, starts)
     lines, classes = len(coefficients), len(starts) - 1
     parts = site.scratch(8 * rows * classes * lines)
     most = min(4 * 65535, max(4, _PRODUCTS // count // 4 * 4))
     products = site.scratch(8 * min(rows, most) * count)
-    defines = {"T": CTYPES[x.dtype.name], "KERNEL": _KERNELS.index(kernel.name), **_PLAIN}
+    defines = {"T": CTYPES[x.dtype.name], "KERNEL": SVM_KERNELS.index(kernel.name), **_PLAIN}
     constants = (np.float64(kernel.gamma), np.float64(kernel.coef0), np.float64(kernel.degree))
     for begin in range(0, rows, most):
         some = min(most, rows - begin)
@@ -172,71 +123,39 @@ _PLAIN = {"PROBABLE": 0, "HAS_LABELS": 0}
 _ANY = {"T": "float", "KERNEL": 0}
 
 
-@lower("SVMClassifier", since=1, domain=ML, backend="cupy")
-@refusing
-def svm_classifier(site: Site, x: Operand, **attributes: Any) -> None:
-    """ONNX-ML SVMClassifier-1."""
-    if attributes.get("classlabels_strings"):
-        raise Unsupported("classes are strings")
-    rows, features = matrix(x)
-    model = reference.prepare_svm_classifier(**attributes)
-    labels, kind, classes = attributes["classlabels_ints"], model.post_transform, len(model.labels)
-    check_transform(kind)
-    y, z = site.outputs
-    if model.kernel is None:
-        if model.coefficients.size != classes * features:
-            raise Unsupported("coefficients of the wrong number")
-        if z is not None:
-            check_result(z, (rows, classes))
-        scores = _emit_linear(site, x, "float64", attributes["coefficients"], classes)
-        base = np.full(classes, float(model.rho[0]))
-        emit_finish(
-            site, scores, rows, classes, score="float64", transform=kind, base=base,
-            goal=z, label=y, labels=labels,
-        )  # fmt: skip
-        return
-    if model.kernel.vectors.shape[1] != features or rows * classes * classes > _MOST_PLACES:
-        raise Unsupported("support_vectors of another width, or too many pairs of classes")
-    probable = bool(model.prob_a.size)
-    columns = classes if probable else classes * (classes - 1) // 2
-    two = classes == 2 and not probable
-    if z is not None:
-        check_result(z, (rows, columns + (1 if two else 0)))
+def _emit_svm(site: Site, asked: SvmClassification) -> None:
+    classes, rows = len(asked.model.labels), asked.rows
+    if rows * classes * classes > _MOST_PLACES:
+        raise Unsupported("too many pairs of classes")
     if not rows:
         return
-    source = attributes.get("support_vectors")
-    parts = _emit_kernel(site, x, model.kernel, source, model.coefficients, model.starts)
-    scores = _emit_pairs(site, parts, rows, model, attributes, y)
-    if z is not None:
-        before = (1 if kind == "PROBIT" else 2) if two else 0
-        base = np.full(columns, -0.0)
+    scores = _emit_pairs(site, asked)
+    if asked.scores is not None:
         emit_finish(
-            site, scores, rows, columns, score="float64", transform=kind, base=base, goal=z, before=before
+            site,
+            scores,
+            rows,
+            asked.columns,
+            score="float64",
+            transform=asked.model.post_transform,
+            base=np.full(asked.columns, -0.0),
+            goal=asked.scores,
+            before=asked.before,
         )
 
 
-def _emit_pairs(
-    site: Site, parts: Scratch, rows: int, model: reference.SvmClassifier, attributes: Any, y: Operand | None
-) -> Scratch:
+def _emit_pairs(site: Site, asked: SvmClassification) -> Scratch:
     """Emit the labels; return the scores of the pairs, or the probabilities of the classes."""
-    classes, probable = len(model.labels), bool(model.prob_a.size)
-    columns = classes if probable else classes * (classes - 1) // 2
-    scores = site.scratch(8 * rows * columns)
-
-    def table(name: str) -> Packed:
-        values = attributes.get(name)
-        return kept(site, values, ("svm", name), lambda: np.array(values, np.float64))
-
-    labels = attributes["classlabels_ints"]
-    known = kept(site, labels, ("labels",), lambda: np.array(labels, np.int64))
+    model, y, rows, probable = asked.model, asked.label, asked.rows, asked.probable
+    classes, source = len(model.labels), asked.attributes.get("support_vectors")
+    parts = _emit_kernel(site, asked.x, asked.kernel, source, model.coefficients, model.starts)
+    scores = site.scratch(8 * rows * asked.columns)
+    known = packed_labels(site, asked.attributes["classlabels_ints"])
+    names = ("rho", "prob_a", "prob_b") if probable else ("rho",) * 3
     site.launch(
         _svm("svm_pairs", **_ANY, PROBABLE=int(probable), HAS_LABELS=int(y is not None)),
-        *(
-            parts,
-            table("rho"),
-            table("prob_a" if probable else "rho"),
-            table("prob_b" if probable else "rho"),
-        ),
+        parts,
+        *(svm_table(site, asked, name) for name in names),
         *(known, y if y is not None else known),
         *(site.scratch(8 * rows * (classes * classes + 2 * classes)), scores, rows, classes),
         grid=grid_for(rows, 64),
@@ -245,30 +164,33 @@ def _emit_pairs(
     return scores
 
 
-@lower("SVMRegressor", since=1, domain=ML, backend="cupy")
-@refusing
-def svm_regressor(site: Site, x: Operand, **attributes: Any) -> None:
-    """ONNX-ML SVMRegressor-1."""
-    rows, features = matrix(x)
-    y = only_output(site)
+def _emit_svm_regression(site: Site, asked: SvmRegression) -> None:
+    rows, y = asked.rows, asked.y
     check_plain(y)
-    model = reference.prepare_svm_regressor(**attributes)
-    check_transform(model.post_transform)
-    check_result(y, (rows, 1))
     if not rows:
         return
-    if model.kernel is None:
-        if model.coefficients.size != features:
-            raise Unsupported("coefficients of the wrong number")
-        sums = _emit_linear(site, x, "float64", attributes.get("coefficients"), 1)
+    if asked.kernel is None:
+        weights = linear_weights(site, asked.source, "float64")
+        sums = _emit_sums(site, asked.x, "float64", weights, 1)
     else:
-        ends = np.array([0, len(model.kernel.vectors)])
-        source = attributes.get("support_vectors")
-        sums = _emit_kernel(site, x, model.kernel, source, model.coefficients[None], ends)
-    if model.one_class:
+        ends = np.array([0, len(asked.kernel.vectors)])
+        sums = _emit_kernel(site, asked.x, asked.kernel, asked.source, asked.coefficients[None], ends)
+    if asked.one_class:
         kernel = _svm("one_class", **_ANY, **_PLAIN)
-        site.launch(kernel, sums, y, rows, np.float64(model.rho), grid=grid_for(rows))
+        site.launch(kernel, sums, y, rows, np.float64(asked.rho), grid=grid_for(rows))
         return
-    base = np.full(1, float(model.rho))
-    transform = model.post_transform
-    emit_finish(site, sums, rows, 1, score="float64", transform=transform, base=base, goal=y)
+    base = np.full(1, asked.rho)
+    emit_finish(site, sums, rows, 1, score="float64", transform=asked.transform, base=base, goal=y)
+
+
+def _emit(site: Site, asked: Linear | SvmClassification | SvmRegression) -> None:
+    match asked:
+        case Linear():
+            _emit_linear(site, asked)
+        case SvmClassification():
+            _emit_svm(site, asked)
+        case SvmRegression():
+            _emit_svm_regression(site, asked)
+
+
+LINEAR.register("cupy", _emit)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 
@@ -11,14 +10,7 @@ from onnxref.dtypes import Array
 from onnxref.gpu import CTYPES, cuda_kernel, grid_for
 from onnxref.lowering import Operand, Packed, Scratch, Site, Unsupported
 
-TRANSFORMS: Final = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
-
-
-def check_transform(kind: str) -> str:
-    """Refuse a `post_transform` that there is not."""
-    if kind not in TRANSFORMS:
-        raise Unsupported(f"post_transform {kind}")
-    return kind
+from ..common.ml import TRANSFORMS
 
 
 def emit_finish(

@@ -8,30 +8,23 @@ by up to 2e-5 near a half.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any
-
 import numpy as np
 
 from onnxref.dtypes import Array
-from onnxref.errors import KernelError
 from onnxref.gpu import CTYPES, cuda_kernel, grid_for
-from onnxref.lowering import Operand, Packed, Scratch, Site, Unsupported, lower
-from onnxref.registry import ML
+from onnxref.lowering import Operand, Scratch, Site, Unsupported
 
-from ..numpy import ml_trees as reference
-from ..numpy._tree_layout import Forest, Votes
+from ..common.checks import check_result
+from ..common.ml_trees import ENSEMBLES, Arrays, Ensemble, Facts, Layout, Trees, find_trees, shape_of
+from ..numpy._tree_layout import Forest
 from ._rows import BUSY
 from .ml_scores import emit_finish
-from .movement import check_plain, check_result, only_output
+from .movement import check_plain
 
 _CODE = "onnxref.kernels.cupy.code"
 _GROUP = 32  # trees whose votes are added up before they join the others'
 _LEAVES = 1 << 24  # leaves that are on their way from one kernel to the next: what a cache holds
 _FEW_ROWS = 64  # below these, the threads of a warp have different trees, else different rows
-_TYPES = ("float16", "float32", "float64", "int32", "int64")
 _NARROW = np.dtype([("high", "f4"), ("feature", "i4"), ("fails", "i4"), ("passes", "i4")])
 _WIDE = np.dtype(
     [("high", "f8"), ("low", "f8"), ("feature", "i4"), ("fails", "i4"), ("passes", "i4"), ("unused", "i4")]
@@ -65,8 +58,9 @@ def _places(forest: Forest) -> Array:
     return places
 
 
-def _lay_out(forest: Forest, wide: bool) -> tuple[Array, Array]:
-    """Return (nodes, roots) as the kernels want them."""
+def _nodes(forest: Forest, wide: bool) -> tuple[Facts, Arrays]:
+    """Return nodes and roots as the kernels want them, and whether they are wide."""
+    wide = wide or forest.low is not None
     n = forest.n_branches
     place = _places(forest)
     if max(n, len(forest.votes.first)) >= 1 << 31 or forest.n_features >= 1 << 31:
@@ -91,113 +85,20 @@ def _lay_out(forest: Forest, wide: bool) -> tuple[Array, Array]:
         nodes["feature"][place] = (forest.feature[:n] | flag).astype(np.uint32).view(np.int32)
         nodes["fails"][place] = mapped(children[:, 0])
         nodes["passes"][place] = mapped(children[:, 1])
-    return nodes.view(np.uint8), mapped(forest.roots).astype(np.int32)
+    arrays: Arrays = {"nodes": nodes.view(np.uint8), "roots": mapped(forest.roots).astype(np.int32)}
+    return {"wide": int(wide)}, arrays
 
 
-# --- the ensemble --------------------------------------------------------------------------------
-
-_FACTS = ("wide", "n_trees", "n_features", "n_targets", "votes", "before", "double")
-_ARRAYS = ("nodes", "roots", "base", "first", "target", "weight")
-
-
-@dataclass(frozen=True, slots=True)
-class _Trees:
-    """What the launches need of an ensemble, made once for all shapes."""
-
-    facts: Mapping[str, int]
-    arrays: Mapping[str, Packed]
-
-
-def _vote_arrays(votes: Votes, aggregate: str) -> tuple[int, dict[str, Array]]:
-    """Return (kind as in the kernels, its arrays)."""
-    count = np.diff(votes.first)
-    nothing = np.zeros(1, np.int64)
-    is_sum = aggregate in ("SUM", "AVERAGE")
-    if votes.table is not None and (votes.full or is_sum):
-        kind, first, target, weight = 0, nothing, nothing, votes.table
-    elif is_sum and count.size and count.max() <= 1:
-        kind, first = 1, nothing
-        target, weight = np.zeros(count.size, np.int64), np.zeros(count.size)
-        target[count > 0], weight[count > 0] = votes.target, votes.weight
-    else:
-        kind, first, target, weight = 2, votes.first, votes.target, votes.weight
-    with np.errstate(over="ignore", invalid="ignore"):
-        narrow = weight.astype(np.float32)
-    if np.array_equal(narrow, weight, equal_nan=True):
-        weight = narrow
-    if not weight.size:
-        target, weight = nothing, nothing.astype(np.float32)
-    return kind, {"first": first, "target": target.astype(np.int32), "weight": weight}
-
-
-def _build(prepared: Any, wide: bool) -> tuple[dict[str, int], dict[str, Array]]:
-    """Return the facts and arrays of an ensemble that the reference has prepared."""
-    classifier = prepared if isinstance(prepared, reference.TreeClassifier) else None
-    ensemble = classifier.ensemble if classifier else prepared
-    forest, n_targets = ensemble.forest, ensemble.forest.votes.n_targets
-    if not len(forest.roots):
-        raise Unsupported("there is no tree")
-    if ensemble.aggregate in ("MIN", "MAX") and np.isnan(forest.votes.weight).any():
-        raise Unsupported("votes that are NaN")
-    wide = wide or forest.low is not None
-    nodes, roots = _lay_out(forest, wide)
-    kind, votes = _vote_arrays(forest.votes, ensemble.aggregate)
-    before = 0
-    if classifier and classifier.one_column:
-        post = ensemble.post_transform
-        before = 1 if post == "PROBIT" or (post == "NONE" and classifier.all_positive) else 2
-    facts = {
-        "wide": int(wide),
-        "n_trees": len(forest.roots),
-        "n_features": forest.n_features,
-        "n_targets": n_targets,
-        "votes": kind,
-        "before": before,
-        "double": int(ensemble.dtype == np.float64),
-    }
-    base = np.broadcast_to(ensemble.base, (n_targets,)).astype(np.float64)
-    return facts, {"nodes": nodes, "roots": roots, "base": base, **votes}
-
-
-def _find(site: Site, prepare: Callable[..., Any], attributes: Mapping[str, Any], wide: bool) -> _Trees:
-    """Return the ensemble of a node, from what was packed before where that is there.
-
-    The attributes' values stand for it: they are the same objects for every shape of the model.
-    """
-    sources = [value for _, value in sorted(attributes.items()) if not isinstance(value, (int, float, str))]
-    plain = tuple(item for item in sorted(attributes.items()) if isinstance(item[1], (int, float, str)))
-
-    @cache
-    def built() -> tuple[dict[str, int], dict[str, Array]]:
-        try:
-            return _build(prepare(**attributes), wide)
-        except KernelError as error:
-            raise Unsupported(str(error)) from None
-
-    def packed(name: str, make: Callable[[], Array]) -> Array:
-        return site.packs.get(sources, ("trees", name, tuple(sorted(attributes)), plain, wide), make)
-
-    listed = packed("facts", lambda: np.array([built()[0][name] for name in _FACTS], np.int64))
-    facts = dict(zip(_FACTS, listed.tolist(), strict=True))
-    arrays = {name: Packed(packed(name, partial(lambda name: built()[1][name], name))) for name in _ARRAYS}
-    return _Trees(facts, arrays)
+_LAYOUT = Layout(_nodes, ("wide",), ("nodes", "roots"))
 
 
 # --- launches ------------------------------------------------------------------------------------
 
 
-def _shape(x: Operand, trees: _Trees) -> tuple[int, int]:
-    """Return (rows, features) of X."""
-    check_plain(x)
-    if x.ndim not in (1, 2) or x.shape[-1] < max(1, trees.facts["n_features"]):
-        raise Unsupported(f"X is {x}")
-    return (x.shape[0] if x.ndim == 2 else 1), x.shape[-1]
-
-
-def _emit_scores(site: Site, x: Operand, trees: _Trees, aggregate: str) -> Scratch:
+def _emit_scores(site: Site, x: Operand, trees: Trees, aggregate: str) -> Scratch:
     """Emit the walks and the votes, some rows after the others; return the scores (rows, targets)."""
     facts, n_trees = trees.facts, trees.facts["n_trees"]
-    rows, features = _shape(x, trees)
+    rows, features = shape_of(x, trees)
     targets = facts["n_targets"]
     scores = site.scratch(8 * rows * targets)
     most = max(256, _LEAVES // n_trees // 256 * 256)
@@ -231,7 +132,7 @@ def _emit_walk(
     begin: int,
     count: int,
     features: int,
-    trees: _Trees,
+    trees: Trees,
     leaves: Scratch,
     *,
     by_tree: bool,
@@ -252,18 +153,11 @@ def _emit_walk(
     )
 
 
-def _emit(
-    site: Site,
-    x: Operand,
-    trees: _Trees,
-    aggregate: str,
-    transform: str,
-    goal: Operand | None,
-    label: Operand | None = None,
-    labels: tuple[int, ...] = (),
-) -> None:
+def _emit(site: Site, asked: Ensemble) -> None:
+    x, aggregate, goal, label = asked.x, asked.aggregate, asked.scores, asked.label
+    trees = find_trees(site, asked, _LAYOUT)
     facts = trees.facts
-    rows, _ = _shape(x, trees)
+    rows, _ = shape_of(x, trees)
     targets, before = facts["n_targets"], facts["before"]
     if goal is not None:
         check_plain(goal)
@@ -278,11 +172,11 @@ def _emit(
         rows,
         1 if before else targets,
         score="float64" if x.dtype == np.float64 or facts["double"] else "float32",
-        transform=transform,
+        transform=asked.transform,
         base=trees.arrays["base"],
         goal=goal,
         label=label,
-        labels=labels,
+        labels=trees.arrays.get("labels", ()),
         stride=targets,
         divisor=facts["n_trees"] if aggregate == "AVERAGE" else 1,
         before=before,
@@ -290,38 +184,4 @@ def _emit(
     )
 
 
-def _check(x: Operand) -> None:
-    if x.dtype.name not in _TYPES:
-        raise Unsupported(f"X is {x}")
-
-
-@lower("TreeEnsembleRegressor", since=(1, 3, 5), domain=ML, backend="cupy")
-def tree_ensemble_regressor(site: Site, x: Operand, **attributes: Any) -> None:
-    """ONNX-ML TreeEnsembleRegressor-5."""
-    _check(x)
-    trees = _find(site, reference.prepare_regressor, attributes, x.dtype == np.float64)
-    transform = attributes.get("post_transform", "NONE")
-    _emit(site, x, trees, attributes.get("aggregate_function", "SUM"), transform, only_output(site))
-
-
-@lower("TreeEnsemble", since=5, domain=ML, backend="cupy")
-def tree_ensemble(site: Site, x: Operand, **attributes: Any) -> None:
-    """ONNX-ML TreeEnsemble-5."""
-    _check(x)
-    trees = _find(site, reference.prepare_ensemble, attributes, x.dtype == np.float64)
-    aggregate = reference.AGGREGATES[attributes.get("aggregate_function", 1)]
-    transform = reference.POST_TRANSFORMS[attributes.get("post_transform", 0)]
-    _emit(site, x, trees, aggregate, transform, only_output(site))
-
-
-@lower("TreeEnsembleClassifier", since=(1, 3, 5), domain=ML, backend="cupy")
-def tree_ensemble_classifier(site: Site, x: Operand, **attributes: Any) -> None:
-    """ONNX-ML TreeEnsembleClassifier-5, for classes that are numbers."""
-    _check(x)
-    if attributes.get("classlabels_strings"):
-        raise Unsupported("classes are strings")
-    trees = _find(site, reference.prepare_classifier, attributes, x.dtype == np.float64)
-    label, scores = site.outputs
-    labels = tuple(attributes["classlabels_int64s"])
-    transform = attributes.get("post_transform", "NONE")
-    _emit(site, x, trees, "SUM", transform, scores, label, labels)
+ENSEMBLES.register("cupy", _emit)

@@ -8,16 +8,15 @@ tiles through shared memory, everything else element by element into a dense goa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import wraps
-from typing import TypeVar, cast
 
-from onnxref.errors import KernelError
 from onnxref.gpu import Kernel, cuda_kernel
 from onnxref.lowering import NO_PAD, Blocked, BlockedUse, ChannelsLast, Op, Operand, Packed, Site, Unsupported
 
-from ..numpy._checks import int_vector
+from ..common.checks import only_output
+from ..common.strides import Dim, join_dims
+from ..numpy._common import row_strides
 
 CODE = "onnxref.kernels.cupy.code"
 THREADS = 256
@@ -27,45 +26,8 @@ _MANY = 1 << 20  # bytes from which a thread has several units to move: enough f
 _TAIL = 1 << 12  # bytes of a contiguous copy from which its odd end becomes a launch of its own
 _LEAST_TILE = 16  # elements along both axes from which a permutation goes through tiles
 
-_L = TypeVar("_L", bound=Callable[..., None])
-
 
 # --- what lowerings check ------------------------------------------------------------------------
-
-
-def refusing(emit: _L) -> _L:
-    """Turn the error about an invalid node into Unsupported: the reference kernel raises it again."""
-
-    @wraps(emit)
-    def guarded(*arguments: object, **attributes: object) -> None:
-        try:
-            emit(*arguments, **attributes)
-        except KernelError as error:
-            raise Unsupported(str(error)) from None
-
-    return cast(_L, guarded)
-
-
-def only_output(site: Site) -> Operand:
-    """Return the node's output."""
-    (output,) = site.outputs
-    if output is None:
-        raise Unsupported("nothing wants its output")
-    return output
-
-
-def known_ints(operand: Operand, name: str) -> list[int]:
-    """Return the value of an input of integers that decides about shapes or places."""
-    if operand.constant is None:
-        raise Unsupported(f"{name} is not constant")
-    return int_vector(operand.constant, name)
-
-
-def check_movable(*operands: Operand) -> None:
-    """Refuse elements that are not of a fixed size, or not of a size that is copied at once."""
-    for operand in operands:
-        if operand.dtype.kind == "O" or operand.dtype.itemsize not in (1, 2, 4, 8, 16):
-            raise Unsupported(f"elements of type {operand.dtype.name}")
 
 
 def check_plain(*operands: Operand | None) -> None:
@@ -75,21 +37,7 @@ def check_plain(*operands: Operand | None) -> None:
             raise Unsupported(f"{operand}")
 
 
-def check_result(output: Operand, shape: Iterable[int]) -> None:
-    """Refuse a node whose inputs make another shape than the planner knows."""
-    if output.shape != tuple(shape):
-        raise Unsupported(f"shape {tuple(shape)} is not the {output.shape} of the plan")
-
-
 # --- how tensors lie -----------------------------------------------------------------------------
-
-
-def row_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the strides, in elements, of a C-contiguous tensor."""
-    strides = [1] * len(shape)
-    for i in range(len(shape) - 1, 0, -1):
-        strides[i - 1] = strides[i] * shape[i]
-    return tuple(strides)
 
 
 def strides_of(operand: Operand) -> tuple[int, ...]:
@@ -120,25 +68,9 @@ def goes_along(op: Op, lanes: int) -> BlockedUse | None:
 # --- boxes ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Dim:
-    """One dimension of a box: its size, and its strides in the goal and in the source, in elements."""
-
-    size: int
-    goal: int
-    source: int
-
-
 def collapsed(dims: Iterable[Dim]) -> list[Dim]:
-    """Drop dimensions of one element, order the others as the goal lies, and join those that are one."""
-    joined: list[Dim] = []
-    for dim in sorted((d for d in dims if d.size != 1), key=lambda d: -d.goal):
-        last = joined[-1] if joined else None
-        if last and last.goal == dim.goal * dim.size and last.source == dim.source * dim.size:
-            joined[-1] = Dim(last.size * dim.size, dim.goal, dim.source)
-        else:
-            joined.append(dim)
-    return joined or [Dim(1, 1, 1)]
+    """Order dimensions as the goal lies, and join those that are one; at least one is left."""
+    return join_dims(sorted(dims, key=lambda d: -d.goal)) or [Dim(1, 1, 1)]
 
 
 def magic(size: int) -> int:

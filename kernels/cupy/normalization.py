@@ -16,14 +16,15 @@ import numpy as np
 
 from onnxref.gpu import CTYPES, cuda_kernel
 from onnxref.lowering import NO_PAD, BlockedUse, ChannelsLast, Op, Operand, Site, Unsupported, lower
-from onnxref.registry import INTERNAL
 
+from ..common.checks import refusing
+from ..common.normalization import GROUPS, INSTANCES, LAYERS, GroupNorm, LayerNorm, first_output
+from ..numpy._checks import normalize_axis
 from ._rows import FLOATS, Rows, compute_type, rows_in_registers, vector_width
 
 _CODE = "onnxref.kernels.cupy.code"
 _FILE = "normalization.cu"
-_EPSILON, _LRN_ALPHA = (float(np.float32(x)) for x in (1e-5, 1e-4))
-_STASH = {1: "float32", 11: "float64"}  # data types as ONNX numbers them
+_LRN_ALPHA = float(np.float32(1e-4))
 _VARIANCE, _MEAN_SQUARE, _L1, _L2 = 0, 1, 2, 3  # statistics, as in the code
 _NO_PARAMETERS, _PER_ELEMENT, _PER_CHANNEL = 0, 1, 2  # as in the code
 
@@ -129,9 +130,7 @@ def _in_parts(site: Site, work: _Work, vec: int) -> None:
 
 def _output(site: Site, x: Operand, *others: Operand | None, layout_of_x: bool = False) -> Operand:
     """Return the first output, of a node whose operands all have a type of x's kind."""
-    y = site.outputs[0]
-    if y is None:
-        raise Unsupported("nothing wants its first output")
+    y = first_output(site)
     for operand in (x, *others):
         if operand is not None and operand.dtype != x.dtype:
             raise Unsupported("operands of different types")
@@ -140,131 +139,34 @@ def _output(site: Site, x: Operand, *others: Operand | None, layout_of_x: bool =
     return y
 
 
-def _axis(axis: int, x: Operand) -> int:
-    if not -x.ndim <= axis < x.ndim:
-        raise Unsupported("the axis is out of range")
-    return axis % x.ndim
-
-
-def _stash(stash_type: int) -> str:
-    if stash_type not in _STASH:
-        raise Unsupported("its statistics are of another type")
-    return _STASH[stash_type]
-
-
 # --- layer ---------------------------------------------------------------------------------------
 
 
-@lower("LayerNormalization", since=17, backend="cupy")
-def layer_normalization(
-    site: Site,
-    x: Operand,
-    scale: Operand,
-    b: Operand | None = None,
-    *,
-    axis: int = -1,
-    epsilon: float = _EPSILON,
-    stash_type: int = 1,
-) -> None:
-    """ONNX LayerNormalization-17."""
-    _layer(site, x, scale, b, None, axis, epsilon, stash_type, _VARIANCE)
-
-
-@lower("RMSNormalization", since=23, backend="cupy")
-def rms_normalization(
-    site: Site,
-    x: Operand,
-    scale: Operand,
-    *,
-    axis: int = -1,
-    epsilon: float = _EPSILON,
-    stash_type: int = 1,
-) -> None:
-    """ONNX RMSNormalization-23; the result has scale's type."""
-    _layer(site, x, scale, None, None, axis, epsilon, stash_type, _MEAN_SQUARE)
-
-
-@lower("SkipLayerNormalization", since=1, domain=INTERNAL, backend="cupy")
-def skip_layer_normalization(
-    site: Site,
-    x: Operand,
-    skip: Operand,
-    scale: Operand,
-    b: Operand | None = None,
-    *,
-    axis: int = -1,
-    epsilon: float = _EPSILON,
-    stash_type: int = 1,
-) -> None:
-    """LayerNormalization-17 of x + skip, which have one shape; the sum is the second output."""
-    _layer(site, x, scale, b, skip, axis, epsilon, stash_type, _VARIANCE)
-
-
-@lower("SkipRMSNormalization", since=1, domain=INTERNAL, backend="cupy")
-def skip_rms_normalization(
-    site: Site,
-    x: Operand,
-    skip: Operand,
-    scale: Operand,
-    *,
-    axis: int = -1,
-    epsilon: float = _EPSILON,
-    stash_type: int = 1,
-) -> None:
-    """RMSNormalization-23 of x + skip, which have one shape; the sum is the second output."""
-    _layer(site, x, scale, None, skip, axis, epsilon, stash_type, _MEAN_SQUARE)
-
-
-def _layer(
-    site: Site,
-    x: Operand,
-    scale: Operand,
-    b: Operand | None,
-    skip: Operand | None,
-    axis: int,
-    epsilon: float,
-    stash_type: int,
-    statistic: int,
-) -> None:
-    wide = _stash(stash_type)
-    y = _output(site, x, b, skip, None if statistic == _MEAN_SQUARE else scale)
+def _layer(site: Site, asked: LayerNorm) -> None:
+    x, scale, b, skip, wide = asked.x, asked.scale, asked.bias, asked.skip, asked.stash
+    y = _output(site, x, b, skip, None if asked.is_rms else scale)
     if y.dtype != scale.dtype or scale.dtype.name not in FLOATS or (x.dtype == np.float64 != scale.dtype):
         raise Unsupported("operands of different types")
-    axis = _axis(axis, x)
-    rows, n = math.prod(x.shape[:axis]), math.prod(x.shape[axis:])
-    if n == 0:
-        raise Unsupported("rows are empty")
-    for parameter in (scale, b):
-        if parameter is not None and not _is_row(parameter, x.shape[axis:]):
-            raise Unsupported("a parameter is not one element for each of a row")
-    if skip is not None and skip.shape != x.shape:
-        raise Unsupported("skip has another shape")
-    rest = [*site.outputs[1:], None, None]
-    means, factors = (None, None) if skip is not None else rest[:2]
+    means, factors, added = asked.means, asked.factors, asked.added
     if any(found is not None and found.dtype.name != wide for found in (means, factors)):
         raise Unsupported("its statistics are of another type")
-    added = None if skip is None else rest[0]
     if y.dtype == x.dtype:
         site.may_overwrite(y, x)
     if added is not None and skip is not None:
         site.may_overwrite(added, skip)
+    statistic = _MEAN_SQUARE if asked.is_rms else _VARIANCE
     _emit(
         site,
         _Work(
-            *(x, y, rows, n, statistic, wide, scale, b, skip, added, means, factors),
+            *(x, y, asked.rows, asked.n, statistic, wide, scale, b, skip, added, means, factors),
             parameters=_PER_ELEMENT,
-            epsilon=epsilon,
+            epsilon=asked.epsilon,
             rounds_first=True,
         ),
     )
 
 
-def _is_row(parameter: Operand, shape: tuple[int, ...]) -> bool:
-    """Whether a parameter has `shape`, with axes of size 1 before it or left out of it."""
-    given = parameter.shape
-    while given and given[0] == 1 and len(given) > len(shape):
-        given = given[1:]
-    return (1,) * (len(shape) - len(given)) + given == shape
+LAYERS.register("cupy", _layer)
 
 
 # --- groups --------------------------------------------------------------------------------------
@@ -277,73 +179,20 @@ def _goes_along(op: Op, lanes: int) -> BlockedUse | None:
     return BlockedUse({0: NO_PAD}) if is_fit else None
 
 
-@lower("InstanceNormalization", since=(1, 6, 22), backend="cupy")
-def instance_normalization(
-    site: Site,
-    input: Operand,
-    scale: Operand,
-    b: Operand,
-    *,
-    consumed_inputs: tuple[int, ...] | None = None,
-    epsilon: float = _EPSILON,
-) -> None:
-    """ONNX InstanceNormalization-22."""
-    groups = input.shape[1] if input.ndim > 1 else 0
-    wide = compute_type(input.dtype)
-    _groups(site, input, groups, scale, b, groups, epsilon, wide, rounds_first=False)
-
-
-@lower("GroupNormalization", since=18, backend="cupy", blocked=_goes_along)
-def group_normalization_18(
-    site: Site, x: Operand, scale: Operand, bias: Operand, *, num_groups: int, epsilon: float = _EPSILON
-) -> None:
-    """ONNX GroupNormalization-18: scale and bias per group."""
-    _groups(site, x, num_groups, scale, bias, num_groups, epsilon, compute_type(x.dtype), rounds_first=False)
-
-
-@lower("GroupNormalization", since=21, backend="cupy", blocked=_goes_along)
-def group_normalization(
-    site: Site,
-    x: Operand,
-    scale: Operand,
-    bias: Operand,
-    *,
-    num_groups: int,
-    epsilon: float = _EPSILON,
-    stash_type: int = 1,
-) -> None:
-    """ONNX GroupNormalization-21: scale and bias per channel."""
-    channels = x.shape[1] if x.ndim > 1 else 0
-    _groups(site, x, num_groups, scale, bias, channels, epsilon, _stash(stash_type), rounds_first=True)
-
-
-def _groups(
-    site: Site,
-    x: Operand,
-    groups: int,
-    scale: Operand,
-    bias: Operand,
-    parameters: int,
-    epsilon: float,
-    wide: str,
-    *,
-    rounds_first: bool,
-) -> None:
+def _groups(site: Site, asked: GroupNorm) -> None:
     """Emit the normalisation of groups of channels with `parameters` scales and biases in all."""
+    x, _, groups, scale, bias, parameters, epsilon, stash = asked
     y = _output(site, x, scale, bias, layout_of_x=True)
     if x.layout != y.layout or (x.layout is not None and not isinstance(x.layout, ChannelsLast)):
         raise Unsupported(f"a normalisation of {x}")
-    if x.ndim < 2 or (x.size and (groups < 1 or x.shape[1] % groups)):
-        raise Unsupported("the groups do not divide the channels")
-    if scale.shape != (parameters,) or bias.shape != scale.shape:
-        raise Unsupported("scale and bias have other shapes")
     if x.size == 0:
         return
     channels, spatial = x.shape[1], math.prod(x.shape[2:])
     own = channels // groups  # channels of a group
     per = parameters // groups
     site.may_overwrite(y, x)
-    common: dict[str, Any] = {"epsilon": epsilon, "rounds_first": rounds_first, "parameters": _PER_CHANNEL}
+    common: dict[str, Any] = {"epsilon": epsilon, "parameters": _PER_CHANNEL}
+    common["rounds_first"] = stash is not None
     if x.layout is None:
         span = spatial if per == own else spatial * own
         common |= {"geometry": (1, 1, 1, 1, 1, groups, per, span), "extents": (span,)}
@@ -358,14 +207,20 @@ def _groups(
             "is_channel_last": is_each,
         }
     rows, n = x.shape[0] * groups, own * spatial
+    wide = stash or compute_type(x.dtype)
     _emit(site, _Work(x, y, rows, n, _VARIANCE, wide, scale, bias, **common))
 
 
+INSTANCES.register("cupy", _groups)
+GROUPS.register("cupy", _groups, _goes_along)
+
+
 @lower("MeanVarianceNormalization", since=(9, 13), backend="cupy")
+@refusing
 def mean_variance_normalization(site: Site, x: Operand, *, axes: tuple[int, ...] = (0, 2, 3)) -> None:
     """ONNX MeanVarianceNormalization-13."""
     y = _output(site, x)
-    reduced = {_axis(axis, x) for axis in axes} or set(range(x.ndim))
+    reduced = {normalize_axis(axis, x.ndim) for axis in axes} or set(range(x.ndim))
     if x.size == 0:
         return
     # Kept, reduced, kept, reduced: what there is of it, with 1 for what is missing.
@@ -392,9 +247,10 @@ def mean_variance_normalization(site: Site, x: Operand, *, axes: tuple[int, ...]
 
 
 @lower("LpNormalization", since=(1, 22), backend="cupy")
+@refusing
 def lp_normalization(site: Site, input: Operand, *, axis: int = -1, p: int = 2) -> None:
     """ONNX LpNormalization-22."""
-    x, y, axis = input, _output(site, input), _axis(axis, input)
+    x, y, axis = input, _output(site, input), normalize_axis(axis, input.ndim)
     if p not in (1, 2):
         raise Unsupported(f"p is {p}")
     outer, n, inner = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])

@@ -12,7 +12,8 @@ from onnxref.gpu import CTYPES, cuda_kernel, grid_for
 from onnxref.lowering import Operand, Site, Unsupported, lower
 from onnxref.registry import TRAINING
 
-from .movement import check_plain, check_result
+from ..common.checks import check_result
+from .movement import check_plain
 
 _EPSILON, _ALPHA, _BETA = (float(np.float32(x)) for x in (1e-6, 0.9, 0.999))
 _KINDS = ("Adagrad", "Adam", "Momentum", "Nesterov")

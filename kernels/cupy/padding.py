@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from onnxref.lowering import Operand, Packed, Site, Unsupported, lower
 
+from ..common.checks import check_movable, check_result, known_ints, only_output, refusing
+from ..common.padding import PAD, Padding
 from ..numpy._checks import normalize_axes
 from .mapped import Table, emit_mapped
-from .movement import check_movable, check_result, goes_along, known_ints, only_output, refusing
+from .movement import goes_along
 
 
 def _sources(mode: str, size: int, begin: int, end: int) -> Table:
@@ -32,29 +32,15 @@ def _sources(mode: str, size: int, begin: int, end: int) -> Table:
     return np.minimum(position, period - position) + first
 
 
-def _pad_widths(data: Operand, pads: Sequence[int], axes: Sequence[int] | None) -> list[tuple[int, int]]:
-    targets = range(data.ndim) if axes is None else normalize_axes(axes, data.ndim)
-    if len(pads) != 2 * len(targets):
-        raise Unsupported("pads of the wrong number")
-    widths = [(0, 0)] * data.ndim
-    for i, axis in enumerate(targets):
-        begin, end = pads[i], pads[len(targets) + i]
-        if data.shape[axis] + min(begin, 0) + min(end, 0) < 0:
-            raise Unsupported("pads that crop more than there is")
-        widths[axis] = (begin, end)
-    return widths
-
-
-def _pad(
-    site: Site, data: Operand, widths: Sequence[tuple[int, int]], mode: str, value: Operand | Packed
-) -> None:
-    output = only_output(site)
-    check_movable(data)
-    check_result(output, (d + b + e for d, (b, e) in zip(data.shape, widths, strict=True)))
+def _pad(site: Site, asked: Padding) -> None:
+    data, output, widths, mode, value = asked
     tables = {
         axis: _sources(mode, data.shape[axis], *width) for axis, width in enumerate(widths) if any(width)
     }
     emit_mapped(site, output, data, tables, value)
+
+
+PAD.register("cupy", _pad, goes_along)
 
 
 def _zero(site: Site, data: Operand) -> Packed:
@@ -62,55 +48,6 @@ def _zero(site: Site, data: Operand) -> Packed:
     if data.dtype.name == "float8_e8m0fnu":
         raise Unsupported("a type without zero")
     return site.pack((), ("zero", data.dtype.itemsize), lambda: np.zeros(data.dtype.itemsize, np.uint8))
-
-
-def _pad_attributes(site: Site, data: Operand, pads: Sequence[int], mode: str, value: float) -> None:
-    if mode not in ("constant", "reflect", "edge"):
-        raise Unsupported(f"mode {mode}")
-    check_movable(data)
-    with np.errstate(over="ignore"):
-        held = np.full(1, value, data.dtype)
-    fill = site.pack((), ("Pad", data.dtype.str, data.dtype.name, held.tobytes()), lambda: held)
-    _pad(site, data, _pad_widths(data, pads, None), mode, fill)
-
-
-@lower("Pad", since=1, backend="cupy", blocked=goes_along)
-@refusing
-def pad_1(
-    site: Site, data: Operand, *, paddings: tuple[int, ...], mode: str = "constant", value: float = 0.0
-) -> None:
-    """ONNX Pad-1."""
-    _pad_attributes(site, data, paddings, mode, value)
-
-
-@lower("Pad", since=2, backend="cupy", blocked=goes_along)
-@refusing
-def pad_2(
-    site: Site, data: Operand, *, pads: tuple[int, ...], mode: str = "constant", value: float = 0.0
-) -> None:
-    """ONNX Pad-2."""
-    _pad_attributes(site, data, pads, mode, value)
-
-
-@lower("Pad", since=(11, 13, 18, 19, 21, 23, 24, 25), backend="cupy", blocked=goes_along)
-@refusing
-def pad(
-    site: Site,
-    data: Operand,
-    pads: Operand,
-    constant_value: Operand | None = None,
-    axes: Operand | None = None,
-    *,
-    mode: str = "constant",
-) -> None:
-    """ONNX Pad-25, in all modes."""
-    if mode not in ("constant", "reflect", "edge", *(("wrap",) if site.opset >= 19 else ())):
-        raise Unsupported(f"mode {mode}")
-    check_movable(data)
-    widths = _pad_widths(data, known_ints(pads, "pads"), None if axes is None else known_ints(axes, "axes"))
-    if constant_value is not None and (constant_value.size != 1 or constant_value.dtype != data.dtype):
-        raise Unsupported("constant_value of another type or size")
-    _pad(site, data, widths, mode, _zero(site, data) if constant_value is None else constant_value)
 
 
 @lower("CenterCropPad", since=18, backend="cupy", blocked=goes_along)

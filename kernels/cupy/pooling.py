@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from onnxref.errors import KernelError
 from onnxref.gpu import CTYPES, cuda_kernel, grid_for
-from onnxref.lowering import FAULT, NO_PAD, BlockedUse, Op, Operand, Site, Unsupported, find_lowering, lower
+from onnxref.lowering import NO_PAD, BlockedUse, Op, Operand, Site, Unsupported, find_lowering, lower
 from onnxref.registry import INTERNAL
 
-from ..numpy._windows import Windows, per_axis, slide
+from ..common.windows import pool_windows, with_leading
+from ..numpy._windows import Windows, per_axis
 from . import reduction  # noqa: F401 - registers what whole images are pooled by
-from ._conv import CODE, extents, is_last, three
+from ._conv import CODE, extents, is_last
 from ._rows import FLOATS, vector_width
+from ._values import fault_of
 from ._views import View, emit_view
 from .movement import index_type
 
@@ -38,16 +39,6 @@ def blocked_pool(op: Op, lanes: int) -> BlockedUse | None:
     if any(y is not None for y in op.outputs[1:]):
         return None
     return BlockedUse({0: NO_PAD})
-
-
-def _slide(x: Operand, *attributes: Any) -> Windows:
-    if not 3 <= x.ndim <= 5:
-        raise Unsupported(f"pool of {x}")
-    given = (None if v is None else tuple(v) for v in attributes[:4])
-    try:
-        return slide(x.shape[2:], *given, *attributes[4:])
-    except KernelError as error:  # the reference kernel says it again
-        raise Unsupported(str(error)) from error
 
 
 def _pool(
@@ -97,7 +88,15 @@ def _pool(
             PLACES=int(places is not None),
             INDEX=index_type(like.size),
         ),
-        *(x, goal, places or 0, like.size // vec, channels, *extents(windows), three(windows.ends, 0)),
+        *(
+            x,
+            goal,
+            places or 0,
+            like.size // vec,
+            channels,
+            *extents(windows),
+            with_leading(windows.ends, 3, 0),
+        ),
         *(int(include_pad), int(column_major), np.float64(p)),
         grid=grid_for(like.size // vec),
     )
@@ -142,7 +141,7 @@ def max_pool(
     """Largest of each window and where it is (ONNX MaxPool-1, -8, -10, -11, -12, -22)."""
     if storage_order not in (0, 1):
         raise Unsupported(f"storage_order {storage_order}")
-    windows = _slide(x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    windows = pool_windows(x, 3, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     _pool(site, x, windows, _MAX, column_major=bool(storage_order))
 
 
@@ -160,7 +159,7 @@ def average_pool(
     strides: Sequence[int] | None = None,
 ) -> None:
     """Mean of each window (ONNX AveragePool-1, -7, -10, -11, -19, -22)."""
-    windows = _slide(x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    windows = pool_windows(x, 3, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     _pool(site, x, windows, _MEAN, include_pad=bool(count_include_pad))
 
 
@@ -186,7 +185,7 @@ def lp_pool(
     """p-norm of each window (ONNX LpPool-1, -2, -11, -18, -22)."""
     if kernel_shape is None:
         raise Unsupported("no kernel_shape")
-    windows = _slide(x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    windows = pool_windows(x, 3, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     _pool(site, x, windows, _norm(p), p=float(p))
 
 
@@ -218,7 +217,7 @@ def global_lp_pool(site: Site, x: Operand, *, p: float = 2) -> None:
     else:
         if x.size == 0:
             raise Unsupported("windows over nothing")
-        _pool(site, x, _slide(x, x.shape[2:], None, None, None), kind, p=float(p))
+        _pool(site, x, pool_windows(x, 3, x.shape[2:]), kind, p=float(p))
 
 
 # MaxUnpool ------------------------------------------------------------------------------------------
@@ -267,10 +266,11 @@ def max_unpool(
     if total:
         site.launch(kernels["unpool_clear"], owners, total, grid=grid_for(total))
     if x.size:
-        site.launch(kernels["unpool_mark"], i, owners, x.size, total, FAULT, grid=grid_for(x.size))
+        fault = fault_of(i, 0, total - 1)
+        site.launch(kernels["unpool_mark"], i, owners, x.size, total, fault, grid=grid_for(x.size))
     if y.size:
         site.launch(
             kernels["unpool_take"],
-            *(x, owners, y, y.size, three(inner, 1), three(y.shape[2:], 1)),
+            *(x, owners, y, y.size, with_leading(inner, 3, 1), with_leading(y.shape[2:], 3, 1)),
             grid=grid_for(y.size),
         )

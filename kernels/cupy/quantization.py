@@ -6,16 +6,17 @@ Scales may be one for the tensor, one for each slice along an axis, or one for e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from onnxref.dtypes import ElementType, to_numpy
+from onnxref.dtypes import ElementType
 from onnxref.gpu import cuda_kernel, grid_for
 from onnxref.lowering import NO_PAD, Blocked, BlockedUse, Op, Operand, Scratch, Site, Unsupported, lower
 
+from ..common.checks import accept
+from ..common.quantization import DEQUANTIZE, QUANTIZE, Quantizing
 from .movement import index_type, lying_order, magic
 from .narrow_cast import TYPES, items_for
 
@@ -26,11 +27,6 @@ _SMALL_FLOATS = (*_FLOAT8, "float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn")
 _FLOATS = ("float32", "float16", "bfloat16")
 _ONE_BLOCK = 1 << 14  # elements whose extremes one block finds while it is at it
 _PARTS = 264  # blocks that find extremes
-
-
-def _accept(condition: bool, reason: str) -> None:
-    if not condition:
-        raise Unsupported(reason)
 
 
 # --- scales --------------------------------------------------------------------------------------
@@ -73,23 +69,23 @@ class _Scales:
 def _scales(x: Operand, scale: Operand, zero_point: Operand | None, axis: int, block_size: int) -> _Scales:
     """Say how the scales belong to the elements; refuse what the reference refuses."""
     same = zero_point is None or zero_point.shape == scale.shape or zero_point.size == scale.size == 1
-    _accept(same, "zero point unlike the scale")
+    accept(same, "zero point unlike the scale")
     if scale.size == 1 and scale.ndim <= 1:
-        _accept(zero_point is None or zero_point.ndim <= 1, "zero point unlike the scale")
+        accept(zero_point is None or zero_point.ndim <= 1, "zero point unlike the scale")
         return _Scales(1, max(1, x.size), 1, (0, 0, 0))
-    _accept(-x.ndim <= axis < x.ndim, "axis out of range")
+    accept(-x.ndim <= axis < x.ndim, "axis out of range")
     axis %= x.ndim
     order = lying_order(x.layout, x.ndim)
     length = x.shape[axis]
     inner = math.prod(x.shape[a] for a in order[order.index(axis) + 1 :])
     if scale.ndim == x.ndim and block_size != 0:
-        _accept(block_size > 0 and x.layout is None, "blocks of this layout")
+        accept(block_size > 0 and x.layout is None, "blocks of this layout")
         blocks = -(-length // block_size)
-        _accept(scale.shape == (*x.shape[:axis], blocks, *x.shape[axis + 1 :]), "shape of the scale")
+        accept(scale.shape == (*x.shape[:axis], blocks, *x.shape[axis + 1 :]), "shape of the scale")
         if inner == 1:
             return _Scales(length, 1, block_size, (blocks, 1, 0)).normal()
         return _Scales(length, inner, block_size, (blocks * inner, inner, 1))
-    _accept(scale.ndim == 1 and scale.size == length, "length of the scale")
+    accept(scale.ndim == 1 and scale.size == length, "length of the scale")
     return _Scales(length, inner, 1, (0, 1, 0)).normal()
 
 
@@ -129,17 +125,9 @@ def _emit(
     )
 
 
-def _check(x: Operand, y: Operand, wanted: int) -> None:
-    _accept(x.shape == y.shape and x.layout == y.layout, f"{x} as {y}")
-    _accept(x.layout is None or not x.layout.lanes, f"{x}")
-    _accept(not wanted or to_numpy(ElementType(wanted)) == y.dtype, "output_dtype")
-
-
-def _output(site: Site) -> Operand:
-    (y,) = site.outputs
-    if y is None:
-        raise Unsupported("nothing wants its output")
-    return y
+def _check(x: Operand, y: Operand) -> None:
+    if x.layout != y.layout or (x.layout is not None and x.layout.lanes):
+        raise Unsupported(f"{x} as {y}")
 
 
 # --- QuantizeLinear ------------------------------------------------------------------------------
@@ -147,189 +135,47 @@ def _output(site: Site) -> Operand:
 _DIVISIONS = {ElementType.FLOAT: "float32", ElementType.FLOAT16: "float16", ElementType.BFLOAT16: "bfloat16"}
 
 
-def _quantize(
-    site: Site,
-    x: Operand,
-    scale: Operand,
-    zero_point: Operand | None,
-    axis: int,
-    *,
-    saturate: int = 1,
-    block_size: int = 0,
-    output_dtype: int = 0,
-    precision: int = 0,
-    before_24: bool = False,
-) -> None:
-    y = _output(site)
-    _check(x, y, output_dtype)
-    _accept(x.dtype.name in (*_FLOATS, "float64", "int32"), f"x is {x.dtype.name}")
-    _accept(y.dtype.name in (*_INTEGERS, *_SMALL_FLOATS), f"to {y.dtype.name}")
-    _accept(zero_point is None or zero_point.dtype == y.dtype, "type of the zero point")
+def _quantize(site: Site, asked: Quantizing) -> None:
+    x, scale, zero_point, y = asked[:4]
+    _check(x, y)
+    accept(x.dtype.name in (*_FLOATS, "float64", "int32"), f"x is {x.dtype.name}")
+    accept(y.dtype.name in (*_INTEGERS, *_SMALL_FLOATS), f"to {y.dtype.name}")
+    accept(zero_point is None or zero_point.dtype == y.dtype, "type of the zero point")
     special = {"int32": "float64", "float8_e8m0fnu": "float32"}
     division = special.get(scale.dtype.name, scale.dtype.name)
-    _accept(scale.dtype.name in special or division in (*_FLOATS, "float64"), f"scale is {scale.dtype.name}")
-    if precision:
-        _accept(precision in _DIVISIONS, "precision")
-        division = _DIVISIONS[ElementType(precision)]
+    accept(scale.dtype.name in special or division in (*_FLOATS, "float64"), f"scale is {scale.dtype.name}")
+    if asked.precision:
+        accept(asked.precision in _DIVISIONS, "precision")
+        division = _DIVISIONS[ElementType(asked.precision)]
     _emit(
         site, "QUANTIZE", x, scale, zero_point, y,
-        _scales(x, scale, zero_point, axis, block_size),
+        _scales(x, scale, zero_point, asked.axis, asked.block_size),
         DIVISION=TYPES[division],
-        SATURATE=int(bool(saturate) or y.dtype.name not in _FLOAT8),
-        BEFORE_24=int(before_24 and y.dtype.name == "float4_e2m1fn"),
+        SATURATE=int(asked.saturate or y.dtype.name not in _FLOAT8),
+        BEFORE_24=int(asked.before_24 and y.dtype.name == "float4_e2m1fn"),
     )  # fmt: skip
 
 
-@lower("QuantizeLinear", since=10, backend="cupy")
-def quantize_linear_10(site: Site, x: Operand, scale: Operand, zero_point: Operand | None = None) -> None:
-    """ONNX QuantizeLinear-10, of one scale only."""
-    _accept(scale.size == 1 and scale.ndim <= 1, "one scale")
-    _quantize(site, x, scale, zero_point, 0)
-
-
-@lower("QuantizeLinear", since=13, backend="cupy", blocked=_goes_along)
-def quantize_linear_13(
-    site: Site, x: Operand, scale: Operand, zero_point: Operand | None = None, *, axis: int = 1
-) -> None:
-    """ONNX QuantizeLinear-13."""
-    _accept(scale.ndim <= 1, "blocks of scales")
-    _quantize(site, x, scale, zero_point, axis)
-
-
-def _precision_before_23(scale: Operand) -> int:
-    return 0 if scale.dtype == np.int32 else ElementType.FLOAT
-
-
-@lower("QuantizeLinear", since=19, backend="cupy", blocked=_goes_along)
-def quantize_linear_19(
-    site: Site,
-    x: Operand,
-    scale: Operand,
-    zero_point: Operand | None = None,
-    *,
-    axis: int = 1,
-    saturate: int = 1,
-) -> None:
-    """ONNX QuantizeLinear-19."""
-    _accept(scale.ndim <= 1, "blocks of scales")
-    precision = _precision_before_23(scale)
-    _quantize(site, x, scale, zero_point, axis, saturate=saturate, precision=precision)
-
-
-@lower("QuantizeLinear", since=21, backend="cupy", blocked=_goes_along)
-def quantize_linear_21(
-    site: Site,
-    x: Operand,
-    scale: Operand,
-    zero_point: Operand | None = None,
-    *,
-    axis: int = 1,
-    block_size: int = 0,
-    output_dtype: int = 0,
-    saturate: int = 1,
-) -> None:
-    """ONNX QuantizeLinear-21."""
-    _quantize(
-        site, x, scale, zero_point, axis, saturate=saturate, block_size=block_size,
-        output_dtype=output_dtype, precision=_precision_before_23(scale),
-    )  # fmt: skip
-
-
-def _quantize_linear(before_24: bool) -> Callable[..., None]:
-    def emit(
-        site: Site,
-        x: Operand,
-        scale: Operand,
-        zero_point: Operand | None = None,
-        *,
-        axis: int = 1,
-        block_size: int = 0,
-        output_dtype: int = 0,
-        precision: int = 0,
-        saturate: int = 1,
-    ) -> None:
-        """ONNX QuantizeLinear-23, -24: they differ in what NaN becomes in float4e2m1."""
-        _quantize(
-            site, x, scale, zero_point, axis, saturate=saturate, block_size=block_size,
-            output_dtype=output_dtype, precision=precision, before_24=before_24,
-        )  # fmt: skip
-
-    return emit
-
-
-lower("QuantizeLinear", since=23, backend="cupy", blocked=_goes_along)(_quantize_linear(before_24=True))
-lower("QuantizeLinear", since=(24, 25, 28), backend="cupy", blocked=_goes_along)(
-    _quantize_linear(before_24=False)
-)
+QUANTIZE.register("cupy", _quantize, _goes_along)
 
 
 # --- DequantizeLinear ----------------------------------------------------------------------------
 
 
-def _dequantize(
-    site: Site,
-    x: Operand,
-    scale: Operand,
-    zero_point: Operand | None,
-    axis: int,
-    block_size: int = 0,
-    output_dtype: int = 0,
-) -> None:
-    y = _output(site)
-    _check(x, y, output_dtype)
-    _accept(x.dtype.name in (*_INTEGERS, "int32", *_SMALL_FLOATS), f"x is {x.dtype.name}")
-    _accept(y.dtype.name in _FLOATS, f"to {y.dtype.name}")
-    _accept(scale.dtype.name in (*_FLOATS, "float8_e8m0fnu"), f"scale is {scale.dtype.name}")
-    _accept(bool(output_dtype) or scale.dtype == y.dtype, "type of the output")
-    _accept(zero_point is None or zero_point.dtype == x.dtype, "type of the zero point")
+def _dequantize(site: Site, asked: Quantizing) -> None:
+    x, scale, zero_point, y = asked[:4]
+    _check(x, y)
+    accept(x.dtype.name in (*_INTEGERS, "int32", *_SMALL_FLOATS), f"x is {x.dtype.name}")
+    accept(y.dtype.name in _FLOATS, f"to {y.dtype.name}")
+    accept(scale.dtype.name in (*_FLOATS, "float8_e8m0fnu"), f"scale is {scale.dtype.name}")
+    accept(asked.has_output_dtype or scale.dtype == y.dtype, "type of the output")
+    accept(zero_point is None or zero_point.dtype == x.dtype, "type of the zero point")
     kind = 0 if x.dtype.name in _SMALL_FLOATS else 2 if x.dtype == np.int32 else 1
-    scales = _scales(x, scale, zero_point, axis, block_size)
+    scales = _scales(x, scale, zero_point, asked.axis, asked.block_size)
     _emit(site, "DEQUANTIZE", x, scale, zero_point, y, scales, X_KIND=kind)
 
 
-@lower("DequantizeLinear", since=10, backend="cupy")
-def dequantize_linear_10(site: Site, x: Operand, scale: Operand, zero_point: Operand | None = None) -> None:
-    """ONNX DequantizeLinear-10, of one scale only."""
-    _accept(scale.size == 1 and scale.ndim <= 1, "one scale")
-    _dequantize(site, x, scale, zero_point, 0)
-
-
-@lower("DequantizeLinear", since=(13, 19), backend="cupy", blocked=_goes_along)
-def dequantize_linear_13(
-    site: Site, x: Operand, scale: Operand, zero_point: Operand | None = None, *, axis: int = 1
-) -> None:
-    """ONNX DequantizeLinear-19."""
-    _accept(scale.ndim <= 1, "blocks of scales")
-    _dequantize(site, x, scale, zero_point, axis)
-
-
-@lower("DequantizeLinear", since=21, backend="cupy", blocked=_goes_along)
-def dequantize_linear_21(
-    site: Site,
-    x: Operand,
-    scale: Operand,
-    zero_point: Operand | None = None,
-    *,
-    axis: int = 1,
-    block_size: int = 0,
-) -> None:
-    """ONNX DequantizeLinear-21."""
-    _dequantize(site, x, scale, zero_point, axis, block_size)
-
-
-@lower("DequantizeLinear", since=(23, 24, 25, 28), backend="cupy", blocked=_goes_along)
-def dequantize_linear(
-    site: Site,
-    x: Operand,
-    scale: Operand,
-    zero_point: Operand | None = None,
-    *,
-    axis: int = 1,
-    block_size: int = 0,
-    output_dtype: int = 0,
-) -> None:
-    """ONNX DequantizeLinear-25."""
-    _dequantize(site, x, scale, zero_point, axis, block_size, output_dtype)
+DEQUANTIZE.register("cupy", _dequantize, _goes_along)
 
 
 # --- DynamicQuantizeLinear -----------------------------------------------------------------------
@@ -348,8 +194,8 @@ def _lanes(layout: Blocked | None) -> int:
 def dynamic_quantize_linear(site: Site, x: Operand) -> None:
     """ONNX DynamicQuantizeLinear-11."""
     y, scale, zero = site.outputs
-    _accept(x.dtype == np.float32 and not _lanes(x.layout), f"x is {x}")
-    _accept(y is None or (y.layout == x.layout and y.shape == x.shape), "another layout")
+    accept(x.dtype == np.float32 and not _lanes(x.layout), f"x is {x}")
+    accept(y is None or (y.layout == x.layout and y.shape == x.shape), "another layout")
     kernel = partial(cuda_kernel, _CODE, "dynamic_quantization.cu")
     alone = x.size <= _ONE_BLOCK
     parts: Scratch | Operand = x

@@ -21,11 +21,12 @@ from onnxref.gpu import CTYPES, cuda_kernel, grid_for
 from onnxref.lowering import NO_PAD, BlockedUse, Op, Operand, Packed, Site, Unsupported, lower
 from onnxref.registry import INTERNAL
 
+from ..common.checks import accept
+from ..common.windows import conv_attributes, conv_windows
 from ..numpy._windows import Windows
 from ._conv import (
     CODE,
     Goal,
-    conv_windows,
     extents,
     is_last,
     packed_weights,
@@ -41,7 +42,6 @@ from .quantized_pointwise import emit_add
 _BYTES = ("int8", "uint8")
 _LINE = 16  # bytes of an access
 _EXACT_DEPTH = 33_025  # 255 * 255 * this fits int32
-_NAMES = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 
 
 @dataclass(slots=True, eq=False)
@@ -65,34 +65,29 @@ class _IntegerConv:
 
     def __post_init__(self) -> None:
         x, w, m = self.x, self.w, self.w.shape[0]
-        _accept(x.dtype.name in _BYTES and w.dtype.name in _BYTES, f"{x.dtype.name} by {w.dtype.name}")
+        accept(x.dtype.name in _BYTES and w.dtype.name in _BYTES, f"{x.dtype.name} by {w.dtype.name}")
         self._check(self.x_zero, x, 1, "x_zero_point")
         self._check(self.w_zero, w, m, "w_zero_point")
         if self.y_zero is None:
-            _accept(self.y.dtype == np.int32, f"to {self.y.dtype.name}")
+            accept(self.y.dtype == np.int32, f"to {self.y.dtype.name}")
             return
         scales = (self.x_scale, self.w_scale, self.y_scale)
-        _accept(self.y.dtype.name in _BYTES, f"to {self.y.dtype.name}")
+        accept(self.y.dtype.name in _BYTES, f"to {self.y.dtype.name}")
         self._check(self.y_zero, self.y, 1, "y_zero_point")
         for scale, most in zip(scales, (1, m, 1), strict=True):
             assert scale is not None
             assert self.x_scale is not None
-            _accept(scale.dtype == self.x_scale.dtype, "scales of several types")
+            accept(scale.dtype == self.x_scale.dtype, "scales of several types")
             self._check(scale, self.x_scale, most, "scales")
         assert self.x_scale is not None
-        _accept(self.x_scale.dtype.name in ("float32", "float16", "bfloat16"), "type of the scales")
-        _accept(self.bias is None or (self.bias.shape == (m,) and self.bias.dtype == np.int32), "bias")
-        _accept(w.size // max(1, m) <= _EXACT_DEPTH, "sums that may wrap")
+        accept(self.x_scale.dtype.name in ("float32", "float16", "bfloat16"), "type of the scales")
+        accept(self.bias is None or (self.bias.shape == (m,) and self.bias.dtype == np.int32), "bias")
+        accept(w.size // max(1, m) <= _EXACT_DEPTH, "sums that may wrap")
 
     @staticmethod
     def _check(operand: Operand | None, like: Operand, most: int, name: str) -> None:
         fits = operand is None or operand.size == 1 or operand.shape == (most,)
-        _accept(fits and (operand is None or operand.dtype == like.dtype), name)
-
-
-def _accept(condition: bool, reason: str) -> None:
-    if not condition:
-        raise Unsupported(reason)
+        accept(fits and (operand is None or operand.dtype == like.dtype), name)
 
 
 def _emit(conv: _IntegerConv) -> None:
@@ -172,7 +167,7 @@ def _zero(site: Site, like: Operand) -> View:
 def _direct(conv: _IntegerConv) -> None:
     x, y, windows = conv.x, conv.y, conv.windows
     last, depth = is_last(y), conv.w.shape[1]
-    _accept(max(y.size, x.nbytes) < 2**31, "too many elements")
+    accept(max(y.size, x.nbytes) < 2**31, "too many elements")
     weights: Memory = packed_weights(conv.site, conv.w)
 
     def step(operand: Operand | None) -> int:
@@ -211,7 +206,7 @@ def _blocked(prefers: bool) -> Callable[[Op, int], BlockedUse | None]:
         if x is None or w is None or x.size == 0:
             return None
         try:
-            conv_windows(x, w, **{name: op.attributes[name] for name in _NAMES if name in op.attributes})
+            conv_windows(x, w, 3, **conv_attributes(op))
         except Unsupported:
             return None
         few = x.shape[1] < 8 and op.attributes.get("group", 1) == 1
@@ -237,7 +232,7 @@ def conv_integer(
     """(x - x_zero) convolved with (w - w_zero) in int32 (ONNX ConvInteger-10)."""
     (y,) = site.outputs
     assert y is not None
-    windows = conv_windows(x, w, group=group, **attributes)
+    windows = conv_windows(x, w, 3, group=group, **attributes)
     _emit(_IntegerConv(site, x, w, y, windows, group, x_zero, w_zero))
 
 
@@ -267,8 +262,8 @@ def qlinear_conv(
     """Quantized convolution (ONNX QLinearConv-10) with Relu; or QuantizedAdd of it and a residual."""
     (y,) = site.outputs
     assert y is not None
-    _accept(activation in ("", "Relu"), f"activation {activation}")
-    windows = conv_windows(x, w, group=group, **attributes)
+    accept(activation in ("", "Relu"), f"activation {activation}")
+    windows = conv_windows(x, w, 3, group=group, **attributes)
     quantities = (x_zero, w_zero, x_scale, w_scale, y_scale, y_zero, b)
     relu = activation == "Relu"
     _emit(_IntegerConv(site, x, w, y, windows, group, *quantities, relu=relu and residual is None))

@@ -14,22 +14,20 @@ products with W are rounded. With `precision="strict"` no result depends on the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
 from onnxref.gpu import CTYPES, Matmul, cuda_kernel
-from onnxref.lowering import Fault, Operand, Packed, Scratch, Site, Unsupported, lower
+from onnxref.lowering import Fault, Operand, Packed, Scratch, Site, Unsupported
 
+from ..common.recurrent import RECURRENT, Layer
 from ._rows import FLOATS, power_above
 from ._values import fault_of
 
 _CODE: Final = "onnxref.kernels.cupy.code"
-_REVERSE: Final = {"forward": 0, "foward": 0, "reverse": 1, "bidirectional": 2}  # bit d: d goes backwards
 _RNN, _GRU, _LINEAR_GRU, _LSTM = range(4)
-_GATES: Final = (1, 3, 3, 4)
 _MOST_STEPS = 4096  # that get a launch each
 _MOST_THREADS = 512  # of a block that runs all steps
 _KEPT: Final = {256: 160, 384: 120, 512: 84}  # threads -> weights that each keeps in registers
@@ -37,90 +35,26 @@ _MOST_SHARED = 93 * 1024  # bytes for weights, beside a few KiB for states
 _MANY_SEQUENCES = 16  # from which a product of states with R pays
 _MANY_BLOCKS = 264
 
-# Activations, numbered in order: defaults of alpha and beta, None where it takes none.
-_FUNCTIONS: Final[dict[str, tuple[float | None, float | None]]] = {
-    "relu": (None, None),
-    "tanh": (None, None),
-    "sigmoid": (None, None),
-    "affine": (1.0, 0.0),
-    "leakyrelu": (0.01, None),
-    "thresholdedrelu": (1.0, None),
-    "scaledtanh": (1.0, 1.0),
-    "hardsigmoid": (0.2, 0.5),
-    "elu": (1.0, None),
-    "softsign": (None, None),
-    "softplus": (None, None),
-}
+_ACTIVATIONS: Final = (  # by their numbers in kernels
+    *("relu", "tanh", "sigmoid", "affine", "leakyrelu", "thresholdedrelu", "scaledtanh", "hardsigmoid"),
+    *("elu", "softsign", "softplus"),
+)
 
 
-class _Functions(NamedTuple):
-    """The activations of one direction by number, and each one's alpha and beta, three of each."""
-
-    numbers: tuple[int, ...]
-    constants: tuple[float, ...]
-
-
-def _activations(
-    names: Sequence[str],
-    alphas: Sequence[float] | None,
-    betas: Sequence[float] | None,
-    directions: int,
-    each: int,
-) -> list[_Functions]:
-    """Return the activations of each direction; alphas and betas go in order to those that take one."""
-    if len(names) < directions * each:
-        raise Unsupported("too few activations")
-    next_alpha, next_beta = iter(alphas or ()), iter(betas or ())
-    order = list(_FUNCTIONS)
-    made = []
-    for d in range(directions):
-        constants: list[float] = []
-        numbers: list[int] = []
-        for name in (given.lower() for given in names[d * each : (d + 1) * each]):
-            if name not in _FUNCTIONS:
-                raise Unsupported(f"activation {name}")
-            alpha, beta = _FUNCTIONS[name]
-            numbers.append(order.index(name))
-            constants.append(0.0 if alpha is None else float(next(next_alpha, alpha)))
-            constants.append(0.0 if beta is None else float(next(next_beta, beta)))
-        missing = 3 - each
-        made.append(_Functions((*numbers, *(0,) * missing), (*constants, *(0.0,) * (2 * missing))))
-    return made
-
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """A node, checked.
+@dataclass(eq=False)
+class _Layer(Layer):
+    """A layer as its kernels see it.
 
     Attributes:
         kind: of the kernels.
-        reverse: bit d says whether direction d goes backwards.
     """
 
-    site: Site
     kind: int
-    x: Operand
-    w: Operand
-    r: Operand
-    b: Operand | None
-    lengths: Operand | None
-    initial_h: Operand | None
-    initial_c: Operand | None
-    p: Operand | None
-    steps: int
-    batch: int
-    inputs: int
-    directions: int
-    hidden: int
-    reverse: int
-    batch_first: bool
-    coupled: bool
-    limit: float
-    functions: list[_Functions]
 
-    @property
-    def gates(self) -> int:
-        return _GATES[self.kind]
+    @classmethod
+    def of(cls, layer: Layer) -> _Layer:
+        kind = {1: _RNN, 3: _LINEAR_GRU if layer.is_linear else _GRU, 4: _LSTM}[layer.gates]
+        return cls(**vars(layer), kind=kind)
 
     @property
     def wide(self) -> int:
@@ -138,12 +72,6 @@ class _Layer:
         y, last_h, last_c = (*self.site.outputs, None, None, None)[:3]
         return y or 0, last_h or 0, (last_c if self.kind == _LSTM else None) or 0
 
-    @property
-    def pieces(self) -> list[tuple[int, int]]:
-        """Runs of directions (first, count) with the same activations."""
-        same = all(one == self.functions[0] for one in self.functions)
-        return [(0, self.directions)] if same else [(d, 1) for d in range(self.directions)]
-
     def sizes(self, first: int) -> tuple[int, ...]:
         """Return what kernels take as `Sizes`."""
         s, n, h, d = self.steps, self.batch, self.hidden, self.directions
@@ -154,11 +82,15 @@ class _Layer:
         return s, n, h, first, self.reverse, *places
 
     def constants(self, first: int) -> tuple[np.float64, ...]:
-        return *map(np.float64, self.functions[first].constants), np.float64(self.limit)
+        """Return what kernels take as alphas and betas of three activations, and as the limit."""
+        held = self.functions[first].constants
+        return *map(np.float64, (*held, *(0.0,) * (6 - len(held)))), np.float64(self.limit)
 
     def defines(self, first: int) -> dict[str, str | int]:
-        functions = dict(zip("FGH", self.functions[first].numbers, strict=True))
-        return {"T": CTYPES[self.x.dtype.name], "KIND": self.kind, "COUPLED": int(self.coupled), **functions}
+        numbers = [_ACTIVATIONS.index(name) for name in self.functions[first].names]
+        functions = dict(zip("FGH", (*numbers, 0, 0), strict=False))
+        kind, coupled = self.kind, int(self.is_coupled)
+        return {"T": CTYPES[self.x.dtype.name], "KIND": kind, "COUPLED": coupled, **functions}
 
     def emit(self) -> None:
         """Emit the layer."""
@@ -340,151 +272,10 @@ class _Layer:
         )
 
 
-# What the three share -----------------------------------------------------------------------------
+def _emit(site: Site, layer: Layer) -> None:
+    if layer.x.dtype.name not in FLOATS or layer.steps == 0:
+        raise Unsupported(f"no steps, or X is {layer.x}")
+    _Layer.of(layer).emit()
 
 
-def _check(operand: Operand | None, shape: tuple[int, ...], x: Operand, name: str) -> None:
-    if operand is None:
-        return
-    if operand.shape != shape or operand.layout is not None:
-        raise Unsupported(f"{name} must have shape {shape} (got {operand})")
-    if operand.dtype != (np.int32 if name == "sequence_lens" else x.dtype):
-        raise Unsupported(f"{name} is {operand.dtype.name}")
-
-
-def _emit(
-    site: Site,
-    kind: int,
-    inputs: tuple[Operand | None, ...],
-    names: Sequence[str] | None,
-    parameters: tuple[Sequence[float] | None, Sequence[float] | None],
-    clip: float | None,
-    direction: str,
-    hidden_size: int | None,
-    layout: int,
-    coupled: bool = False,
-) -> None:
-    """Check a node and emit it.
-
-    Args:
-        inputs: X, W, R, B, sequence_lens, initial_h, initial_c, P.
-        names: of the activations, None for the defaults; `parameters`: their alphas and betas.
-    """
-    x, w, r, b, lengths, initial_h, initial_c, p = inputs
-    assert x is not None
-    assert w is not None
-    assert r is not None
-    if x.dtype.name not in FLOATS or x.layout is not None:
-        raise Unsupported(f"X is {x}")
-    if direction not in _REVERSE or layout not in (0, 1) or (clip is not None and not clip >= 0):
-        raise Unsupported("an attribute is out of range")
-    if x.ndim != 3 or r.ndim != 3 or 0 in (*w.shape, *r.shape):
-        raise Unsupported("X or R is empty or of another rank")
-    directions, hidden = 2 if direction == "bidirectional" else 1, r.shape[2]
-    steps, batch, size = (x.shape[1], x.shape[0], x.shape[2]) if layout else x.shape
-    if steps == 0 or (hidden_size not in (None, hidden)):
-        raise Unsupported("no steps, or hidden_size contradicts R")
-    rows, state = _GATES[kind] * hidden, (directions, batch, hidden)
-    if layout:
-        state = (batch, directions, hidden)
-    for operand, shape, name in (
-        (w, (directions, rows, size), "W"),
-        (r, (directions, rows, hidden), "R"),
-        (b, (directions, 2 * rows), "B"),
-        (lengths, (batch,), "sequence_lens"),
-        (initial_h, state, "initial_h"),
-        (initial_c, state, "initial_c"),
-        (p, (directions, 3 * hidden), "P"),
-    ):
-        _check(operand, shape, x, name)
-    each = {_RNN: 1, _LSTM: 3}.get(kind, 2)
-    chosen = ("Sigmoid", "Tanh", "Tanh")[:each] * directions if names is None else names
-    _Layer(
-        *(site, kind, x, w, r, b, lengths, initial_h, initial_c, p, steps, batch, size, directions, hidden),
-        *(_REVERSE[direction], bool(layout), coupled, math.inf if clip is None else float(clip)),
-        _activations(chosen, *parameters, directions, each),
-    ).emit()
-
-
-# Operators ----------------------------------------------------------------------------------------
-
-
-@lower("RNN", since=(1, 7, 14, 22), backend="cupy")
-def rnn(
-    site: Site,
-    x: Operand,
-    w: Operand,
-    r: Operand,
-    b: Operand | None = None,
-    sequence_lens: Operand | None = None,
-    initial_h: Operand | None = None,
-    *,
-    activation_alpha: Sequence[float] | None = None,
-    activation_beta: Sequence[float] | None = None,
-    activations: Sequence[str] = ("Tanh", "Tanh"),
-    clip: float | None = None,
-    direction: str = "forward",
-    hidden_size: int | None = None,
-    layout: int = 0,
-    output_sequence: int = 0,
-) -> None:
-    """Run a simple recurrent layer (ONNX RNN-22)."""
-    inputs = (x, w, r, b, sequence_lens, initial_h, None, None)
-    parameters = (activation_alpha, activation_beta)
-    _emit(site, _RNN, inputs, activations, parameters, clip, direction, hidden_size, layout)
-
-
-@lower("GRU", since=(1, 3, 7, 14, 22), backend="cupy")
-def gru(
-    site: Site,
-    x: Operand,
-    w: Operand,
-    r: Operand,
-    b: Operand | None = None,
-    sequence_lens: Operand | None = None,
-    initial_h: Operand | None = None,
-    *,
-    activation_alpha: Sequence[float] | None = None,
-    activation_beta: Sequence[float] | None = None,
-    activations: Sequence[str] | None = None,
-    clip: float | None = None,
-    direction: str = "forward",
-    hidden_size: int | None = None,
-    layout: int = 0,
-    linear_before_reset: int = 0,
-    output_sequence: int = 0,
-) -> None:
-    """Run a gated recurrent layer (ONNX GRU-22); gates lie in the order z, r, h."""
-    inputs = (x, w, r, b, sequence_lens, initial_h, None, None)
-    kind = _LINEAR_GRU if linear_before_reset else _GRU
-    parameters = (activation_alpha, activation_beta)
-    _emit(site, kind, inputs, activations, parameters, clip, direction, hidden_size, layout)
-
-
-@lower("LSTM", since=(1, 7, 14, 22), backend="cupy")
-def lstm(
-    site: Site,
-    x: Operand,
-    w: Operand,
-    r: Operand,
-    b: Operand | None = None,
-    sequence_lens: Operand | None = None,
-    initial_h: Operand | None = None,
-    initial_c: Operand | None = None,
-    p: Operand | None = None,
-    *,
-    activation_alpha: Sequence[float] | None = None,
-    activation_beta: Sequence[float] | None = None,
-    activations: Sequence[str] | None = None,
-    clip: float | None = None,
-    direction: str = "forward",
-    hidden_size: int | None = None,
-    input_forget: int = 0,
-    layout: int = 0,
-    output_sequence: int = 0,
-) -> None:
-    """Run a long short-term memory layer (ONNX LSTM-22); gates lie in the order i, o, f, c."""
-    inputs = (x, w, r, b, sequence_lens, initial_h, initial_c, p)
-    parameters = (activation_alpha, activation_beta)
-    coupled = bool(input_forget)
-    _emit(site, _LSTM, inputs, activations, parameters, clip, direction, hidden_size, layout, coupled)
+RECURRENT.register("cupy", _emit)

@@ -11,15 +11,15 @@ are exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from onnxref.dtypes import DType
 from onnxref.gpu import CTYPES, Kernel, cuda_kernel
-from onnxref.lowering import Operand, Scratch, Site, Unsupported, lower
+from onnxref.lowering import Operand, Scratch, Site, Unsupported
 
+from ..common.reduction import EXTREMES, REDUCE, Extremes, Reduction
 from ._rows import BUSY, FLOATS, INTEGERS, power_above, vector_width
 
 _CODE = "onnxref.kernels.cupy.code"
@@ -27,88 +27,39 @@ _PLAIN, _LOG_SUM_EXP, _ARG = 0, 1, 2  # kinds, as in the code
 _NONE, _MEAN, _ROOT, _LOG = 0, 1, 2, 3  # what follows, as in the code
 
 
-class _Reduction(NamedTuple):
+class _Way(NamedTuple):
     take: str  # how elements are taken in
     combine: str
-    final: int  # what is made of the accumulator in the end
-    axes_attribute: tuple[int, ...]  # schema versions whose axes are an attribute
-    axes_input: tuple[int, ...]  # schema versions whose axes are an input
+    final: int = _NONE  # what is made of the accumulator in the end
     kind: int = _PLAIN
 
 
-_REDUCTIONS = {
-    "ReduceL1": _Reduction("Magnitude", "Sum", _NONE, (1, 11, 13), (18,)),
-    "ReduceL2": _Reduction("Square", "Sum", _ROOT, (1, 11, 13), (18,)),
-    "ReduceLogSum": _Reduction("Identity", "Sum", _LOG, (1, 11, 13), (18, 28)),
-    "ReduceLogSumExp": _Reduction("Identity", "Sum", _NONE, (1, 11, 13), (18, 28), _LOG_SUM_EXP),
-    "ReduceMax": _Reduction("Identity", "Maximum", _NONE, (1, 11, 12, 13), (18, 20)),
-    "ReduceMean": _Reduction("Identity", "Sum", _MEAN, (1, 11, 13), (18,)),
-    "ReduceMin": _Reduction("Identity", "Minimum", _NONE, (1, 11, 12, 13), (18, 20)),
-    "ReduceProd": _Reduction("Identity", "Product", _NONE, (1, 11, 13), (18,)),
-    "ReduceSum": _Reduction("Identity", "Sum", _NONE, (1, 11), (13,)),
-    "ReduceSumSquare": _Reduction("Square", "Sum", _NONE, (1, 11, 13), (18,)),
+_WAYS = {
+    "ReduceL1": _Way("Magnitude", "Sum"),
+    "ReduceL2": _Way("Square", "Sum", _ROOT),
+    "ReduceLogSum": _Way("Identity", "Sum", _LOG),
+    "ReduceLogSumExp": _Way("Identity", "Sum", _NONE, _LOG_SUM_EXP),
+    "ReduceMax": _Way("Identity", "Maximum"),
+    "ReduceMean": _Way("Identity", "Sum", _MEAN),
+    "ReduceMin": _Way("Identity", "Minimum"),
+    "ReduceProd": _Way("Identity", "Product"),
+    "ReduceSum": _Way("Identity", "Sum"),
+    "ReduceSumSquare": _Way("Square", "Sum"),
 }
 
 
-def _register(name: str, reduction: _Reduction) -> None:
-    @lower(name, since=reduction.axes_attribute, backend="cupy")
-    def by_attribute(
-        site: Site, data: Operand, *, axes: Sequence[int] | None = None, keepdims: int = 1
-    ) -> None:
-        """Reduce along `axes`, all of them by default (ONNX Reduce*-1, -11, -12, -13)."""
-        _reduce(site, reduction, data, axes or range(data.ndim))
-
-    @lower(name, since=reduction.axes_input, backend="cupy")
-    def by_input(
-        site: Site,
-        data: Operand,
-        axes: Operand | None = None,
-        *,
-        keepdims: int = 1,
-        noop_with_empty_axes: int = 0,
-    ) -> None:
-        """Reduce along `axes`, by default all or (noop_with_empty_axes) none of them (ONNX Reduce*-18)."""
-        if axes is not None and axes.constant is None:
-            raise Unsupported("the axes are not constant")
-        given = [] if axes is None or axes.constant is None else [int(i) for i in axes.constant.reshape(-1)]
-        nothing = range(0 if noop_with_empty_axes else data.ndim)
-        _reduce(site, reduction, data, given or nothing)
-
-
-for _name, _reduction in _REDUCTIONS.items():
-    _register(_name, _reduction)
-
-
-def _reduce(site: Site, reduction: _Reduction, x: Operand, axes: Sequence[int]) -> None:
-    y = site.outputs[0]
-    if y is None:
-        raise Unsupported("nothing wants its output")
-    allowed = (*FLOATS, *INTEGERS, *(("bool",) if reduction.combine in ("Maximum", "Minimum") else ()))
+def _reduce(site: Site, asked: Reduction) -> None:
+    way, x, y = _WAYS[asked.name], asked.x, asked.y
+    allowed = (*FLOATS, *INTEGERS, *(("bool",) if way.combine in ("Maximum", "Minimum") else ()))
     if x.dtype.name not in allowed or x.layout or y.layout:
         raise Unsupported(f"a reduction of {x}")
-    if any(not -x.ndim <= axis < x.ndim for axis in axes):
-        raise Unsupported("an axis is out of range")
-    reduced = {axis % x.ndim for axis in axes}
-    groups = _grouped(x.shape, reduced) if x.size else [(y.size, False), (0, True)]
-    is_whole = not any(is_reduced for _, is_reduced in groups)
-    if is_whole and reduction.take == "Identity" and reduction.final in (_NONE, _MEAN) and not reduction.kind:
+    if asked.is_whole and way.take == "Identity" and way.final in (_NONE, _MEAN) and not way.kind:
         site.alias(y, x)
         return
-    count = math.prod(x.shape[axis] for axis in reduced)
-    defines = _defines(reduction, x, y)
-    Reducer(site, x, y, groups, count, defines).emit()
+    Reducer(site, x, y, asked.groups, asked.each, _defines(way, x, y)).emit()
 
 
-def _grouped(shape: Sequence[int], reduced: set[int]) -> list[tuple[int, bool]]:
-    """Return (elements, whether reduced) of neighbouring axes that are alike, without axes of 1."""
-    groups: list[tuple[int, bool]] = []
-    for axis, size in enumerate(shape):
-        if size == 1:
-            continue
-        if groups and groups[-1][1] == (axis in reduced):
-            size *= groups.pop()[0]
-        groups.append((size, axis in reduced))
-    return groups
+REDUCE.register("cupy", _reduce)
 
 
 def _accumulator(dtype: DType, kind: int) -> str:
@@ -132,20 +83,20 @@ def _limits(dtype: DType) -> tuple[str, str]:
     return f"({info.min + 1}ll - 1)", f"{info.max}ll"
 
 
-def _defines(reduction: _Reduction, x: Operand, y: Operand) -> dict[str, str | int]:
+def _defines(way: _Way, x: Operand, y: Operand) -> dict[str, str | int]:
     low, high = _limits(x.dtype)
     # -0 is what leaves every number as it is, but the sum of nothing is +0.
     zero = "(-0.0)" if x.dtype.name in FLOATS and x.size else "0"
-    first = {"Sum": zero, "Product": "1", "Maximum": low, "Minimum": high}[reduction.combine]
+    first = {"Sum": zero, "Product": "1", "Maximum": low, "Minimum": high}[way.combine]
     return {
         "T": CTYPES[x.dtype.name],
         "Y": CTYPES[y.dtype.name],
-        "A": _accumulator(x.dtype, reduction.kind),
-        "KIND": reduction.kind,
-        "TAKE": reduction.take,
-        "COMBINE": reduction.combine,
+        "A": _accumulator(x.dtype, way.kind),
+        "KIND": way.kind,
+        "TAKE": way.take,
+        "COMBINE": way.combine,
         "INIT": first,
-        "FINAL": reduction.final,
+        "FINAL": way.final,
         "IS_INTEGER": int(x.dtype.kind in "iub"),
         "LOWEST": low,
         "HIGHEST": high,
@@ -270,31 +221,12 @@ def _columns(outer: int, n: int, inner: int, vec: int, strict: bool) -> _Plan:
 # --- arg-extremes --------------------------------------------------------------------------------
 
 
-@lower("ArgMax", since=(1, 11, 12, 13), backend="cupy")
-def arg_max(
-    site: Site, data: Operand, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0
-) -> None:
-    """ONNX ArgMax-13, exact; versions 1 and 11 have no select_last_index."""
-    _arg_extreme(site, data, axis, greatest=True, last=bool(select_last_index))
-
-
-@lower("ArgMin", since=(1, 11, 12, 13), backend="cupy")
-def arg_min(
-    site: Site, data: Operand, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0
-) -> None:
-    """ONNX ArgMin-13, exact; versions 1 and 11 have no select_last_index."""
-    _arg_extreme(site, data, axis, greatest=False, last=bool(select_last_index))
-
-
-def _arg_extreme(site: Site, x: Operand, axis: int, *, greatest: bool, last: bool) -> None:
-    (y,) = site.outputs
-    if y is None:
-        raise Unsupported("nothing wants its output")
-    if not -x.ndim <= axis < x.ndim or x.shape[axis] == 0:
-        raise Unsupported("the axis is out of range or empty")
-    axis %= x.ndim
-    extents = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
+def _arg_extreme(site: Site, asked: Extremes) -> None:
+    x, y, extents, greatest, last = asked
     emit_arg(site, x, y, extents, greatest=greatest, last=last)
+
+
+EXTREMES.register("cupy", _arg_extreme)
 
 
 def emit_arg(

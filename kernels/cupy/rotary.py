@@ -13,9 +13,9 @@ import numpy as np
 from onnxref.gpu import CTYPES, cuda_kernel
 from onnxref.lowering import Operand, Site, Unsupported, lower
 
+from ._attention import head_sizes, plain_view
 from ._rows import vector_width
 from ._values import fault_of
-from .attention import head_sizes, plain_view
 
 _CODE = "onnxref.kernels.cupy.code"
 

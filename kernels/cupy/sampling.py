@@ -15,10 +15,11 @@ from onnxref.errors import KernelError
 from onnxref.gpu import CTYPES, cuda_kernel, grid_for
 from onnxref.lowering import FAULT, Operand, Site, Unsupported, lower
 
+from ..common.checks import check_result, known_ints, only_output, refusing
 from ..numpy._windows import slide
-from .movement import CODE, check_plain, check_result, known_ints, only_output, refusing
+from ._rows import FLOATS
+from .movement import CODE, check_plain
 
-_FLOATS = ("float32", "float64", "float16", "bfloat16")
 _CHANNELS = 8  # of a point that one thread has
 
 
@@ -36,7 +37,7 @@ def _sample(site: Site, x: Operand, grid: Operand, mode: str, padding: str, alig
     if mode not in modes or padding not in paddings or 0 in x.shape or max(x.shape[2:]) >= 1 << 24:
         raise Unsupported(f"mode {mode} with padding {padding}")
     names = x.dtype.name, grid.dtype.name
-    if names[1] not in _FLOATS or names[0] not in (_FLOATS if mode != "nearest" else CTYPES):
+    if names[1] not in FLOATS or names[0] not in (FLOATS if mode != "nearest" else CTYPES):
         raise Unsupported(f"{names[0]} at positions of {names[1]}")
     check_result(y, (*x.shape[:2], *grid.shape[1:-1]))
     points = math.prod(grid.shape[:-1])
@@ -115,7 +116,7 @@ def roi_align(
     ):
         raise Unsupported(f"mode {mode}, {coordinate_transformation_mode}")
     if (
-        x.dtype.name not in _FLOATS
+        x.dtype.name not in FLOATS
         or rois.dtype != x.dtype
         or batch_indices.dtype.name not in ("int32", "int64")
     ):
@@ -175,7 +176,7 @@ def col2im(
     """ONNX Col2Im-18."""
     y = only_output(site)
     check_plain(input, y)
-    if input.dtype.name not in _FLOATS:
+    if input.dtype.name not in FLOATS:
         raise Unsupported(f"{input.dtype.name}")
     size, block = tuple(known_ints(image_shape, "image_shape")), tuple(known_ints(block_shape, "block_shape"))
     if input.ndim != 3 or not size or len(size) != len(block) or min(*size, *block) < 1:

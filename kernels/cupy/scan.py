@@ -7,11 +7,10 @@ exact.
 
 from __future__ import annotations
 
-import math
-
 from onnxref.gpu import CTYPES, cuda_kernel
-from onnxref.lowering import Operand, Site, Unsupported, lower
+from onnxref.lowering import Operand, Site, Unsupported
 
+from ..common.reduction import SCAN, Scan
 from ._rows import BUSY, FLOATS, INTEGERS, power_above, vector_width
 
 _CODE = "onnxref.kernels.cupy.code"
@@ -19,51 +18,33 @@ _FILE = "scan.cu"
 _THREADS = 256
 
 
-@lower("CumSum", since=(11, 14), backend="cupy")
-def cum_sum(site: Site, x: Operand, axis: Operand, *, exclusive: int = 0, reverse: int = 0) -> None:
-    """ONNX CumSum-14."""
-    # -0 leaves every number as it is, -0 among them.
-    first = "(-0.0)" if x.dtype.name in FLOATS else "0"
-    _scan(site, x, axis, {"COMBINE": "Sum", "FIRST": first, "IDENTITY": "0"}, exclusive, reverse)
-
-
-@lower("CumProd", since=26, backend="cupy")
-def cum_prod(site: Site, x: Operand, axis: Operand, *, exclusive: int = 0, reverse: int = 0) -> None:
-    """ONNX CumProd-26."""
-    _scan(site, x, axis, {"COMBINE": "Product", "FIRST": "1", "IDENTITY": "1"}, exclusive, reverse)
-
-
-def _scan(
-    site: Site, x: Operand, axis: Operand, combine: dict[str, str], exclusive: int, reverse: int
-) -> None:
-    (y,) = site.outputs
-    if y is None:
-        raise Unsupported("nothing wants its output")
+def _scan(site: Site, asked: Scan) -> None:
+    x, y, (outer, n, inner) = asked.x, asked.y, asked.extents
     if x.dtype.name not in (*FLOATS, *INTEGERS) or x.layout or y.layout:
         raise Unsupported(f"a scan of {x}")
-    if axis.constant is None or axis.size != 1:
-        raise Unsupported("the axis is not constant")
-    along = int(axis.constant.reshape(-1)[0])
-    if not -x.ndim <= along < x.ndim:
-        raise Unsupported("the axis is out of range")
     if x.size == 0:
         return
-    along %= x.ndim
-    outer, n, inner = math.prod(x.shape[:along]), x.shape[along], math.prod(x.shape[along + 1 :])
+    # -0 leaves every number as it is, -0 among them.
+    zero = "(-0.0)" if x.dtype.name in FLOATS else "0"
     floats = {"float64": "double"}.get(x.dtype.name, "float")
     integers = "uint64_t" if x.dtype.kind == "u" else "int64_t"
     defines: dict[str, str | int] = {
-        **combine,
+        "COMBINE": "Product" if asked.is_product else "Sum",
+        "FIRST": "1" if asked.is_product else zero,
+        "IDENTITY": "1" if asked.is_product else "0",
         "T": CTYPES[x.dtype.name],
         "A": floats if x.dtype.name in FLOATS else integers,
-        "EXCLUSIVE": int(bool(exclusive)),
-        "REVERSE": int(bool(reverse)),
+        "EXCLUSIVE": int(asked.exclusive),
+        "REVERSE": int(asked.reverse),
     }
     site.may_overwrite(y, x)
     if inner == 1:
         _rows(site, x, y, outer, n, defines)
     else:
         _columns(site, x, y, (outer, n, inner), defines)
+
+
+SCAN.register("cupy", _scan)
 
 
 def _rows(site: Site, x: Operand, y: Operand, rows: int, n: int, defines: dict[str, str | int]) -> None:

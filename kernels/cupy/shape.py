@@ -10,20 +10,11 @@ from typing import Any
 
 from onnxref.lowering import NO_PAD, BlockedUse, Op, Operand, Site, Unsupported, lower
 
-from .movement import (
-    Dim,
-    check_movable,
-    check_plain,
-    check_result,
-    emit_alias,
-    emit_box,
-    goes_along,
-    known_ints,
-    only_output,
-    refusing,
-    row_strides,
-    strides_of,
-)
+from ..common.checks import check_movable, check_result, known_ints, only_output, refusing
+from ..common.shape import EXPAND, TILE, Expansion, Tiling
+from ..common.strides import Dim
+from ..numpy._common import row_strides
+from .movement import check_plain, emit_alias, emit_box, goes_along, strides_of
 
 # --- the same elements under another shape -------------------------------------------------------
 
@@ -131,38 +122,22 @@ def space_to_depth(site: Site, input: Operand, *, blocksize: int, mode: str = "D
 # --- repetition ----------------------------------------------------------------------------------
 
 
-@lower("Expand", since=(8, 13), backend="cupy")
-@refusing
-def expand(site: Site, input: Operand, shape: Operand) -> None:
-    """ONNX Expand-13."""
-    output = only_output(site)
-    check_movable(input)
-    check_plain(input, output)
-    wanted = known_ints(shape, "shape")
-    rank = max(input.ndim, len(wanted))
-    ours = [1] * (rank - input.ndim) + list(input.shape)
-    theirs = [1] * (rank - len(wanted)) + wanted
-    if any(d < 0 or (d != n and 1 not in (d, n)) for d, n in zip(theirs, ours, strict=True)):
-        raise Unsupported(f"shape {wanted} does not broadcast with {input.shape}")
-    goal = [d if n == 1 else n for d, n in zip(theirs, ours, strict=True)]
-    check_result(output, goal)
-    if goal == ours:
-        emit_alias(site, input)
+def _expand(site: Site, asked: Expansion) -> None:
+    data, output, ours = asked
+    check_plain(data, output)
+    if output.shape == ours:
+        emit_alias(site, data)
         return
-    places = zip(goal, row_strides(goal), ours, row_strides(ours), strict=True)
-    emit_box(site, output, input, [Dim(d, to, 0 if n == 1 else origin) for d, to, n, origin in places])
+    places = zip(output.shape, row_strides(output.shape), ours, row_strides(ours), strict=True)
+    emit_box(site, output, data, [Dim(d, to, 0 if n == 1 else origin) for d, to, n, origin in places])
 
 
-def _tile(site: Site, input: Operand, times: Sequence[int]) -> None:
-    output = only_output(site)
-    check_movable(input)
-    if len(times) != input.ndim or any(r < 0 for r in times):
-        raise Unsupported(f"repeats {times} do not fit {input.shape}")
-    check_result(output, [d * r for d, r in zip(input.shape, times, strict=True)])
+def _tile(site: Site, asked: Tiling) -> None:
+    data, output, times = asked
     dims: list[Dim] = []
-    for d, r, to, origin in zip(input.shape, times, strides_of(output), strides_of(input), strict=True):
+    for d, r, to, origin in zip(data.shape, times, strides_of(output), strides_of(data), strict=True):
         dims += [Dim(r, to * d, 0), Dim(d, to, origin)]
-    emit_box(site, output, input, dims)
+    emit_box(site, output, data, dims)
 
 
 def _tile_along(op: Op, lanes: int) -> BlockedUse | None:
@@ -170,8 +145,5 @@ def _tile_along(op: Op, lanes: int) -> BlockedUse | None:
     return BlockedUse({0: NO_PAD}) if x is not None and x.ndim >= 3 else None
 
 
-@lower("Tile", since=(6, 13), backend="cupy", blocked=_tile_along)
-@refusing
-def tile(site: Site, input: Operand, repeats: Operand) -> None:
-    """ONNX Tile-13."""
-    _tile(site, input, known_ints(repeats, "repeats"))
+EXPAND.register("cupy", _expand)
+TILE.register("cupy", _tile, _tile_along)

@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 
 from onnxref.dtypes import Array
-from onnxref.errors import KernelError
 from onnxref.gpu import Convolution, cuda_kernel, grid_for
 from onnxref.lowering import NO_PAD, BlockedUse, Op, Operand, Site, Unsupported, lower
 
+from ..common.windows import conv_attributes, over_axes, transposed_windows
 from ..numpy._windows import Windows
-from ..numpy.convolution import transposed_windows
 from ._conv import (
     CODE,
     Goal,
@@ -33,7 +32,6 @@ from ._conv import (
     strides_of,
     symmetric,
     turned,
-    two,
 )
 from ._rows import FLOATS
 from ._views import Memory, View, emit_view
@@ -42,27 +40,6 @@ from .linalg import fused_matmul
 from .movement import index_type
 
 _MOST_BYTES = 256 << 20
-_NAMES = (
-    "auto_pad",
-    "dilations",
-    "group",
-    "kernel_shape",
-    "output_padding",
-    "output_shape",
-    "pads",
-    "strides",
-)
-
-
-def _windows(x: Operand, w: Operand, version: int, attributes: dict[str, Any]) -> Windows:
-    if not 3 <= x.ndim <= 5:
-        raise Unsupported(f"rank {x.ndim}")
-    given = {k: tuple(v) if isinstance(v, (list, np.ndarray)) else v for k, v in attributes.items()}
-    try:
-        # It looks at shapes alone.
-        return transposed_windows(x, w, version=version, **given)  # type: ignore[arg-type]
-    except KernelError as error:
-        raise Unsupported(str(error)) from error
 
 
 def _blocked(version: int) -> Any:
@@ -71,9 +48,9 @@ def _blocked(version: int) -> Any:
         x, w = op.inputs[0], op.inputs[1]
         if x is None or w is None or x.dtype.name not in FLOATS or x.dtype != w.dtype or x.size == 0:
             return None
-        given = {name: op.attributes[name] for name in _NAMES if name in op.attributes}
+        given = conv_attributes(op, "output_padding", "output_shape")
         try:
-            _windows(x, w, version, given)
+            transposed_windows(x, w, 3, version, given)
         except Unsupported:
             return None
         return BlockedUse({0: NO_PAD}, prefers=given.get("group", 1) == 1)
@@ -89,7 +66,7 @@ def _register(since: tuple[int, ...]) -> None:
         """Spread x (N, C, ...) over w (C, M / group, ...) and add b (ONNX ConvTranspose-1, -11, -22)."""
         (y,) = site.outputs
         assert y is not None
-        windows = _windows(x, w, since[0], {**attributes, "group": group})
+        windows = transposed_windows(x, w, 3, since[0], {**attributes, "group": group})
         if x.dtype.name not in FLOATS or any(t is not None and t.dtype != x.dtype for t in (w, b, y)):
             raise Unsupported(f"transposed convolution of {x.dtype.name}")
         if b is not None and b.shape != (y.shape[1],):
@@ -143,15 +120,15 @@ def _asks_cudnn(site: Site, x: Operand, w: Operand, y: Operand, windows: Windows
 
 
 def _by_cudnn(site: Site, x: Operand, w: Operand, b: Operand | None, y: Operand, windows: Windows) -> None:
-    begins, goal = two(windows.begins, 0), Goal.of(site, y)
+    seen, goal = over_axes(windows, 2), Goal.of(site, y)
     op = Convolution(
-        (*x.shape[:2], *two(windows.out, 1)),
-        (*w.shape[:2], *two(windows.kernel, 1)),
-        (*y.shape[:2], *two(windows.size, 1)),
+        (*x.shape[:2], *seen.out),
+        (*w.shape[:2], *seen.kernel),
+        (*y.shape[:2], *seen.size),
         x.dtype.name,
-        strides=two(windows.strides, 1),
-        dilations=two(windows.dilations, 1),
-        pads=begins + begins,
+        strides=seen.strides,
+        dilations=seen.dilations,
+        pads=seen.begins + seen.begins,
         tf32=x.dtype == np.float32,
         transposed=True,
     )

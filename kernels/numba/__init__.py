@@ -16,6 +16,7 @@ from . import (  # noqa: F401
     joining,
     layout,
     linalg,
+    matmul_nbits,
     ml_encoders,
     ml_linear,
     ml_trees,
@@ -30,5 +31,7 @@ from . import (  # noqa: F401
     resize,
     selection,
     shape,
+    suppression,
+    text,
     transposed,
 )

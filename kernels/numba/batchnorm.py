@@ -5,14 +5,13 @@ Computed in the widest of the types, float32 at least; within 3 ulps of |x - mea
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from onnxref.dtypes import Array
-from onnxref.lowering import BlockedUse, Op, Operand, Packed, Site, Unsupported, lower
+from onnxref.lowering import BlockedUse, Op, Operand, Packed, Site, Unsupported
 from onnxref.native import native
 
+from ..common.batchnorm import BATCH_NORM, BatchNorm, trains
 from .layout import goes_along, image_shape, steps
 
 CODE = "onnxref.kernels.numba.code.batchnorm"
@@ -27,22 +26,18 @@ def blocked_batchnorm(op: Op, lanes: int) -> BlockedUse | None:
     if any(s is None or s.constant is None or s.dtype != np.float32 for s in statistics):
         return None
     a = op.attributes
-    training = a.get("training_mode", 0) or (op.opset < 7 and not a.get("is_test", 0))
-    if training or len(op.outputs) > 1 or not a.get("spatial", 1):
+    if trains(op.opset, a) or len(op.outputs) > 1 or not a.get("spatial", 1):
         return None
     return goes_along(0)
 
 
-def _normalize(site: Site, x: Operand, statistics: tuple[Operand, ...], epsilon: float) -> None:
-    y, *others = site.outputs
-    if others:
-        raise Unsupported("training")
+def _normalize(site: Site, asked: BatchNorm) -> None:
+    x, statistics, y, channels, epsilon = asked
     scale = statistics[0]
-    channels = 1 if x.ndim == 1 else x.shape[1] if x.ndim else 0
-    if x.dtype.name not in _FLOATS or scale.dtype.name not in _FLOATS or x.ndim == 0:
+    if x.dtype.name not in _FLOATS or scale.dtype.name not in _FLOATS:
         raise Unsupported(f"batch normalization of {x}")
-    if any(s.dtype != scale.dtype for s in statistics) or any(s.size != channels for s in statistics):
-        raise Unsupported("statistics of different types or sizes")
+    if any(s.dtype != scale.dtype for s in statistics):
+        raise Unsupported("statistics of different types")
     if y is None or y.size == 0:
         return
     if x.layout is not None or y.layout is not None:
@@ -101,25 +96,4 @@ def _table(site: Site, statistics: tuple[Operand, ...], epsilon: float, lanes: i
     return site.pack(statistics, ("batch normalization", epsilon, lanes), build)
 
 
-@lower("BatchNormalization", since=(1, 6), blocked=blocked_batchnorm)
-@lower("BatchNormalization", since=(7, 9), blocked=blocked_batchnorm)
-@lower("BatchNormalization", since=(14, 15), blocked=blocked_batchnorm)
-def batch_normalization(
-    site: Site,
-    x: Operand,
-    scale: Operand,
-    b: Operand,
-    mean: Operand,
-    var: Operand,
-    *,
-    epsilon: float = 9.999999747378752e-06,
-    is_test: int = 0,
-    spatial: int = 1,
-    training_mode: int = 0,
-    **_hints: Any,
-) -> None:
-    """Lower BatchNormalization that does not train."""
-    # Up to version 6 training is the default, from 7 to 13 it is told by the number of outputs.
-    if training_mode or (site.opset < 7 and not is_test) or not spatial:
-        raise Unsupported("training, or statistics of each element")
-    _normalize(site, x, (scale, b, mean, var), epsilon)
+BATCH_NORM.register("numba", _normalize, blocked_batchnorm)

@@ -1,4 +1,4 @@
-"""Copies between boxes of any strides, and what the lowerings that move elements check.
+"""Copies between boxes of any strides, for the lowerings that move elements.
 
 A box is copied by a few calls that `emit_box` chooses: they are exact and hold for every element type
 that has a fixed size.
@@ -8,101 +8,31 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any
 
-from onnxref.errors import KernelError
 from onnxref.lowering import Operand, Packed, Site, Unsupported
 from onnxref.native import native, target
 
-from ..numpy._checks import int_vector
+from ..common.checks import only_output
+from ..common.strides import Dim, join_dims
 
 CODE = "onnxref.kernels.numba.code.shape"
-_L = TypeVar("_L", bound=Callable[..., None])
 
 _CHUNK = 1 << 14  # bytes that are worth a unit of their own
 _FLAT_ROWS = 8  # rows up to which each becomes a call, so that all threads work on one row
 _BYTES_PER_NS = 8.0
 
 
-# --- what lowerings check -----------------------------------------------------------------------
-
-
-def refusing(emit: _L) -> _L:
-    """Turn the error about an invalid node into Unsupported: the reference kernel raises it again."""
-
-    @wraps(emit)
-    def guarded(*arguments: Any, **attributes: Any) -> None:
-        try:
-            emit(*arguments, **attributes)
-        except KernelError as error:
-            raise Unsupported(str(error)) from None
-
-    return cast(_L, guarded)
-
-
-def known_ints(operand: Operand, name: str) -> list[int]:
-    """Return the value of an input of integers that decides about shapes or places."""
-    if operand.constant is None:
-        raise Unsupported(f"{name} is not constant")
-    return int_vector(operand.constant, name)
-
-
-def check_movable(*operands: Operand) -> None:
-    """Refuse elements that are not of a fixed size, or not of a size that is copied at once."""
-    for operand in operands:
-        if operand.dtype.kind == "O" or operand.dtype.itemsize not in (1, 2, 4, 8, 16):
-            raise Unsupported(f"elements of type {operand.dtype.name}")
-
-
-def check_result(output: Operand, shape: Iterable[int]) -> None:
-    """Refuse a node whose inputs make another shape than the planner knows."""
-    if output.shape != tuple(shape):
-        raise Unsupported(f"shape {tuple(shape)} is not the {output.shape} of the plan")
-
-
-def row_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the strides, in elements, of a C-contiguous tensor."""
-    strides = [1] * len(shape)
-    for i in range(len(shape) - 1, 0, -1):
-        strides[i - 1] = strides[i] * shape[i]
-    return tuple(strides)
-
-
 def emit_alias(site: Site, data: Operand) -> None:
-    (output,) = site.outputs
-    assert output is not None
+    output = only_output(site)
     if output.size != data.size or output.dtype != data.dtype:
         raise Unsupported(f"{data} does not become {output} by a change of shape")
     site.alias(output, data)
 
 
 # --- boxes ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Dim:
-    """One dimension of a box: its size, and its strides in the goal and in the source, in elements."""
-
-    size: int
-    goal: int
-    source: int
-
-
-def _collapsed(dims: Iterable[Dim]) -> list[Dim]:
-    """Drop dimensions of one element and join those that are one on both sides."""
-    joined: list[Dim] = []
-    for dim in dims:
-        if dim.size == 1:
-            continue
-        last = joined[-1] if joined else None
-        if last and last.goal == dim.goal * dim.size and last.source == dim.source * dim.size:
-            joined[-1] = Dim(last.size * dim.size, dim.goal, dim.source)
-        else:
-            joined.append(dim)
-    return joined
 
 
 def emit_box(
@@ -123,7 +53,7 @@ def emit_box(
         goal_offset, source_offset = 2 * goal_offset, 2 * source_offset
     if math.prod(d.size for d in held):
         places = (source + source_offset * size, goal + goal_offset * size)
-        _Mover(site, places, size).move(_collapsed(held))
+        _Mover(site, places, size).move(join_dims(held))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from onnxref.lowering import Operand, Site, lower
 
-from .chain import emit_program, instruction
+from ..common.instructions import instruction
+from .chain import emit_program
 
 
 def _emit(site: Site, x: Operand) -> None:

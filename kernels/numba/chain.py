@@ -8,33 +8,33 @@ float32 and rounded after each operator.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from onnxref.dtypes import Array
-from onnxref.lowering import NO_PAD, Argument, BlockedUse, Op, Operand, Packed, Site, Unsupported, lower
+from onnxref.lowering import NO_PAD, Argument, BlockedUse, Op, Operand, Packed, Site, Unsupported
 from onnxref.native import native
-from onnxref.registry import INTERNAL
+
+from ..common.instructions import (
+    ALL,
+    BOOL,
+    FLOATS,
+    INTS,
+    NUMBERS,
+    SIGNED,
+    Instruction,
+    Shape,
+    check_program,
+    register_chain,
+)
+from ..common.strides import collapse
 
 _CODE = "onnxref.kernels.numba.code.chain"
 
-# (name, numbers of the operands, attributes as sorted pairs)
-Instruction: TypeAlias = tuple[str, tuple[int, ...], tuple[tuple[str, Any], ...]]
-Shape: TypeAlias = tuple[int, ...]
-
-
 # --- what there is -------------------------------------------------------------------------------
-
-_FLOATS = frozenset(("float32", "float64", "float16", "bfloat16"))
-_SIGNED = frozenset(f"int{bits}" for bits in (8, 16, 32, 64))
-_UNSIGNED = frozenset(f"uint{bits}" for bits in (8, 16, 32, 64))
-_INTS = _SIGNED | _UNSIGNED
-_BOOL = frozenset(("bool",))
-_NUMBERS = _FLOATS | _INTS
-_ALL = _NUMBERS | _BOOL
 
 _CHEAP, _DIVISION, _SERIES, _WAVE, _LIBRARY = (
     0.02,
@@ -61,102 +61,52 @@ class _Known:
 
 
 _KNOWN: dict[str, _Known] = {
+    **{name: _Known(NUMBERS) for name in ("Add", "Sub", "Mul", "Max", "Min", "Sum", "Clip", "Relu", "PRelu")},
+    "Div": _Known(NUMBERS, _DIVISION, tame=False),
+    "Mod": _Known(NUMBERS, _LIBRARY, tame=False),
+    "Pow": _Known(NUMBERS, _LIBRARY, tame=False),
+    "Mean": _Known(FLOATS, _DIVISION),
+    "Where": _Known(ALL),
+    **{name: _Known(ALL) for name in ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Cast")},
+    **{name: _Known(BOOL) for name in ("And", "Or", "Xor", "Not")},
+    **{name: _Known(INTS) for name in ("BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot", "BitShift")},
+    "IsNaN": _Known(FLOATS),
+    "IsInf": _Known(FLOATS),
+    "Neg": _Known(FLOATS | SIGNED),
+    "Abs": _Known(NUMBERS),
+    "Sign": _Known(NUMBERS),
+    "Sqrt": _Known(FLOATS, _DIVISION, tame=False),
+    "Reciprocal": _Known(FLOATS, _DIVISION, tame=False),
+    **{name: _Known(FLOATS) for name in ("Floor", "Ceil", "Round")},
+    **{name: _Known(FLOATS, _SERIES, tame=False) for name in ("Exp", "Log")},
     **{
-        name: _Known(_NUMBERS) for name in ("Add", "Sub", "Mul", "Max", "Min", "Sum", "Clip", "Relu", "PRelu")
-    },
-    "Div": _Known(_NUMBERS, _DIVISION, tame=False),
-    "Mod": _Known(_NUMBERS, _LIBRARY, tame=False),
-    "Pow": _Known(_NUMBERS, _LIBRARY, tame=False),
-    "Mean": _Known(_FLOATS, _DIVISION),
-    "Where": _Known(_ALL),
-    **{name: _Known(_ALL) for name in ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Cast")},
-    **{name: _Known(_BOOL) for name in ("And", "Or", "Xor", "Not")},
-    **{name: _Known(_INTS) for name in ("BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot", "BitShift")},
-    "IsNaN": _Known(_FLOATS),
-    "IsInf": _Known(_FLOATS),
-    "Neg": _Known(_FLOATS | _SIGNED),
-    "Abs": _Known(_NUMBERS),
-    "Sign": _Known(_NUMBERS),
-    "Sqrt": _Known(_FLOATS, _DIVISION, tame=False),
-    "Reciprocal": _Known(_FLOATS, _DIVISION, tame=False),
-    **{name: _Known(_FLOATS) for name in ("Floor", "Ceil", "Round")},
-    **{name: _Known(_FLOATS, _SERIES, tame=False) for name in ("Exp", "Log")},
-    **{
-        name: _Known(_FLOATS, _SERIES)
+        name: _Known(FLOATS, _SERIES)
         for name in ("Tanh", "Erf", "Sigmoid", "Swish", "Softplus", "Mish", "Gelu")
     },
-    **{name: _Known(_FLOATS, _SERIES) for name in ("Elu", "Selu", "Celu", "SwiGLU")},
-    **{name: _Known(_FLOATS, _WAVE) for name in ("Sin", "Cos")},
-    **{name: _Known(_FLOATS, _LIBRARY) for name in ("Asinh", "Atan")},
-    **{name: _Known(_FLOATS, _LIBRARY, tame=False) for name in ("Tan", "Sinh", "Cosh", "Asin", "Acos")},
-    **{name: _Known(_FLOATS, _LIBRARY, tame=False) for name in ("Acosh", "Atanh")},
+    **{name: _Known(FLOATS, _SERIES) for name in ("Elu", "Selu", "Celu", "SwiGLU")},
+    **{name: _Known(FLOATS, _WAVE) for name in ("Sin", "Cos")},
+    **{name: _Known(FLOATS, _LIBRARY) for name in ("Asinh", "Atan")},
+    **{name: _Known(FLOATS, _LIBRARY, tame=False) for name in ("Tan", "Sinh", "Cosh", "Asin", "Acos")},
+    **{name: _Known(FLOATS, _LIBRARY, tame=False) for name in ("Acosh", "Atanh")},
     **{
-        name: _Known(_FLOATS)
+        name: _Known(FLOATS)
         for name in ("LeakyRelu", "ThresholdedRelu", "Shrink", "HardSigmoid", "HardSwish")
     },
-    "Softsign": _Known(_FLOATS, _DIVISION),
+    "Softsign": _Known(FLOATS, _DIVISION),
 }
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "LeakyRelu": {"alpha": 0.009999999776482582},
-    "Elu": {"alpha": 1.0},
-    "Selu": {"alpha": 1.6732631921768188, "gamma": 1.0507010221481323},
-    "Celu": {"alpha": 1.0},
-    "HardSigmoid": {"alpha": 0.20000000298023224, "beta": 0.5},
-    "Swish": {"alpha": 1.0},
-    "SwiGLU": {"alpha": 1.0},
-    "Gelu": {"approximate": "none"},
-    "ThresholdedRelu": {"alpha": 1.0},
-    "Shrink": {"bias": 0.0, "lambd": 0.5},
-    "Mod": {"fmod": 0},
-}
-_SAME_TYPE = {"Pow", "Cast", "Where"}  # instructions that need not have operands of one type
-_POWERS = (-1.0, 0.5, 1.0, 2.0, 3.0)
-
-
-def instruction(
-    name: str, operands: Sequence[int], attributes: Mapping[str, Any] | None = None
-) -> Instruction:
-    """Return an instruction with all of its attributes."""
-    full = {**_DEFAULTS.get(name, {}), **(attributes or {})}
-    return name, tuple(operands), tuple(sorted(full.items()))
-
-
-def check_program(program: Sequence[Instruction], dtypes: Sequence[str]) -> None:
-    """Refuse a program with an instruction that no kernel is generated for.
-
-    Args:
-        dtypes: of every value, the inputs first.
-    """
-    inputs = len(dtypes) - len(program)
-    for dtype in dtypes:
-        if dtype not in _ALL:
-            raise Unsupported(f"elements of type {dtype}")
-    for number, (name, operands, pairs) in enumerate(program, inputs):
-        known = _KNOWN.get(name)
-        if known is None:
-            raise Unsupported(f"no instruction {name}")
-        of = [dtypes[i] for i in operands]
-        tested = of[1:] if name == "Where" else of
-        if name not in _SAME_TYPE and len(set(tested)) > 1:
-            raise Unsupported(f"{name} of {', '.join(of)}")
-        if not known.dtypes.issuperset(tested):
-            raise Unsupported(f"{name} of {tested[0]}")
-        _check_details(name, of, dtypes[number], dict(pairs))
+_TYPES = {name: known.dtypes for name, known in _KNOWN.items()}
 
 
 def _check_details(name: str, of: list[str], goal: str, attributes: dict[str, Any]) -> None:
     match name:
-        case "Pow" if len(of) == 1:
-            if attributes["exponent"] not in _POWERS or (of[0] in _INTS and attributes["exponent"] < 1):
-                raise Unsupported(f"power {attributes['exponent']}")
-        case "Pow" if not _FLOATS.issuperset(of[:1]) or of[1] == "bool":
+        case "Clip" if any(bound != bound for bound in attributes.values()):
+            raise Unsupported("a bound is NaN")
+        case "Pow" if len(of) > 1 and (of[0] not in FLOATS or of[1] == "bool"):
             raise Unsupported("integer powers")
-        case "Mod" if of[0] in _FLOATS and not attributes["fmod"]:
+        case "Mod" if of[0] in FLOATS and not attributes["fmod"]:
             raise Unsupported("remainders of floats with the sign of the divisor")
         case "Celu" if not attributes["alpha"] > 0:
             raise Unsupported("alpha is not positive")
-        case "Where" if of[0] != "bool" or of[1] != of[2]:
-            raise Unsupported("Where of different types")
         case "Cast" if goal == "bfloat16" and of[0] in ("int64", "uint64"):
             raise Unsupported("64-bit integers to bfloat16, which takes two roundings here")
 
@@ -264,22 +214,10 @@ def _in_lanes(operand: Operand, lanes: int) -> Array:
 
 
 def _collapse(extents: Sequence[int], views: Sequence[_View]) -> list[int]:
-    """Drop dimensions of 1 and merge neighbours that all views walk as one; return what is left."""
-    kept: list[int] = []
-    strides: list[list[int]] = [[] for _ in views]
-    for i, extent in enumerate(extents):
-        if extent == 1:
-            continue
-        if kept and all(s[-1] == view.strides[i] * extent for s, view in zip(strides, views, strict=True)):
-            kept[-1] *= extent
-            for s, view in zip(strides, views, strict=True):
-                s[-1] = view.strides[i]
-            continue
-        kept.append(extent)
-        for s, view in zip(strides, views, strict=True):
-            s.append(view.strides[i])
-    for s, view in zip(strides, views, strict=True):
-        view.strides = s
+    """Drop and merge dimensions of all views; return the extents of those that are left."""
+    kept, strides = collapse(extents, [view.strides for view in views])
+    for view, found in zip(views, strides, strict=True):
+        view.strides = found
     return kept
 
 
@@ -298,17 +236,10 @@ def emit_program(
     dtypes: Sequence[str] | None = None,
     shapes: Sequence[Shape] | None = None,
 ) -> None:
-    """Describe the calls of a program whose results all have one shape.
-
-    Args:
-        results: for each output the number of the value that it is.
-        dtypes: of the inputs and of each instruction's value; where there is one instruction, they are
-            those of the inputs and the output.
-        shapes: shapes under which the inputs are seen; None for their own.
-    """
+    """Describe the calls of a program whose results all have one shape; see `EmitProgram`."""
     if dtypes is None:
         dtypes = [*(x.dtype.name for x in inputs), outputs[0].dtype.name]
-    check_program(program, dtypes)
+    check_program(program, dtypes, _TYPES, _check_details)
     goal = outputs[0].shape
     if any(y.shape != goal for y in outputs):
         raise Unsupported("outputs of different shapes")
@@ -391,11 +322,11 @@ def _class_of(view: _View, lanes: int) -> str:
 def blocked_use(op: Op, lanes: int, program: Sequence[Instruction] | None = None) -> BlockedUse | None:
     """Say how an elementwise operator goes along with blocked tensors of float32."""
     outputs = [y for y in op.outputs if y is not None]
-    inputs = [x for x in op.inputs if x is not None]
-    if not outputs or len(outputs) != len(op.outputs) or len(inputs) != len(op.inputs):
+    inputs = [(i, x) for i, x in enumerate(op.inputs) if x is not None]
+    if not outputs or len(outputs) != len(op.outputs):
         return None
     goal = outputs[0].shape
-    operands = (*inputs, *outputs)
+    operands = (*(x for _, x in inputs), *outputs)
     if (
         len(goal) not in (3, 4)
         or any(x.dtype != np.float32 for x in operands)
@@ -406,7 +337,7 @@ def blocked_use(op: Op, lanes: int, program: Sequence[Instruction] | None = None
     if goal[1] % lanes and not all(name in _KNOWN and _KNOWN[name].tame for name in names):
         return None
     wanted = {}
-    for i, x in enumerate(inputs):
+    for i, x in inputs:
         if x.constant is not None or _is_scalar(x.shape):
             full = _channels_first(x.shape, len(goal))
             if not _is_scalar(x.shape) and not (_is_per_channel(x.shape, goal) and full[0] == 1):
@@ -422,24 +353,4 @@ def _blocked_chain(op: Op, lanes: int) -> BlockedUse | None:
     return blocked_use(op, lanes, op.attributes["program"])
 
 
-@lower("Chain", since=1, domain=INTERNAL, blocked=_blocked_chain)
-def chain(
-    site: Site,
-    *inputs: Operand,
-    program: tuple[Instruction, ...],
-    dtypes: tuple[str, ...],
-    results: tuple[int, ...],
-) -> None:
-    """Compute a chain of elementwise operators, element by element.
-
-    Args:
-        program: instructions (name, operands, attributes); operands number the inputs first, then the
-            values of the instructions before.
-        dtypes: of every value, the inputs first.
-        results: for each output the number of the value that it is.
-    """
-    wanted = [(y, r) for y, r in zip(site.outputs, results, strict=True) if y is not None]
-    if wanted:
-        full = tuple(instruction(name, operands, dict(pairs)) for name, operands, pairs in program)
-        outputs, numbers = zip(*wanted, strict=True)
-        emit_program(site, inputs, outputs, full, numbers, dtypes)
+register_chain("numba", emit_program, _blocked_chain)

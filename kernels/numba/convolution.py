@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from onnxref.dtypes import Array
-from onnxref.errors import KernelError
 from onnxref.lowering import (
     NO_PAD,
     Address,
@@ -36,7 +35,8 @@ from onnxref.lowering import (
 from onnxref.native import native, target
 from onnxref.registry import INTERNAL
 
-from ..numpy._windows import Windows, slide
+from ..common.windows import conv_attributes, conv_windows, over_axes
+from ..numpy._windows import Windows
 from . import bf16
 from .speed import flops
 
@@ -72,61 +72,23 @@ class Geometry:
         return 2 * self.n * self.m * math.prod(self.out) * self.c * math.prod(self.kernel)
 
 
-def conv_windows(
-    x: Operand,
-    w: Operand,
-    *,
-    auto_pad: str = "NOTSET",
-    dilations: Sequence[int] | None = None,
-    group: int = 1,
-    kernel_shape: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    strides: Sequence[int] | None = None,
-) -> Windows:
-    """Return the windows that the attributes of a Conv describe.
-
-    Raises:
-        Unsupported: they do not fit (the reference says what is wrong).
-    """
-    if x.ndim < 3 or w.ndim != x.ndim:
-        raise Unsupported(f"ranks {x.ndim} and {w.ndim}")
-    if group < 1 or w.shape[0] % group or x.shape[1] != w.shape[1] * group:
-        raise Unsupported("channels that do not fit")
-    if kernel_shape is not None and tuple(kernel_shape) != w.shape[2:]:
-        raise Unsupported("a kernel_shape that is not that of W")
-
-    def ints(values: Sequence[int] | None) -> tuple[int, ...] | None:
-        return None if values is None else tuple(values)
-
-    try:
-        return slide(x.shape[2:], w.shape[2:], ints(strides), ints(dilations), ints(pads), auto_pad)
-    except KernelError as error:
-        raise Unsupported(str(error)) from error
-
-
 def geometry(x: Operand, w: Operand, windows: Windows) -> Geometry:
-    """Return windows over inputs (N, C, W) or (N, C, H, W) as rows and columns.
+    """Return windows over inputs (N, C, W) or (N, C, H, W) as rows and columns."""
+    flat = over_axes(windows, 2)
 
-    Raises:
-        Unsupported: another rank.
-    """
-    if x.ndim not in (3, 4):
-        raise Unsupported(f"rank {x.ndim}")
+    def pair(values: tuple[int, ...]) -> tuple[int, int]:
+        return values[0], values[1]
 
-    def pair(values: tuple[int, ...], missing: int = 1) -> tuple[int, int]:
-        return (missing, values[0]) if len(values) == 1 else (values[0], values[1])
-
-    begins, ends = pair(windows.begins, 0), pair(windows.ends, 0)
     return Geometry(
         x.shape[0],
         x.shape[1],
         w.shape[0],
-        pair(windows.size),
-        pair(windows.out),
-        pair(windows.kernel),
-        pair(windows.strides),
-        pair(windows.dilations),
-        begins + ends,
+        pair(flat.size),
+        pair(flat.out),
+        pair(flat.kernel),
+        pair(flat.strides),
+        pair(flat.dilations),
+        pair(flat.begins) + pair(flat.ends),
     )
 
 
@@ -151,10 +113,8 @@ def blocked_conv(op: Op, lanes: int) -> BlockedUse | None:
         return grouped.blocked_use(op, lanes)
     if not (x.size and w.size):
         return None
-    names = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
     try:
-        given = {name: op.attributes[name] for name in names if name in op.attributes}
-        found = geometry(x, w, conv_windows(x, w, **given))
+        found = geometry(x, w, conv_windows(x, w, 2, **conv_attributes(op)))
     except Unsupported:
         return None
     inputs: dict[int, Pad] = {} if _is_stem(found.c, lanes) else {0: found.pads}
@@ -206,7 +166,7 @@ def convolve(
     """
     if x.dtype != np.float32 or w.dtype != np.float32:
         raise Unsupported(f"{x.dtype.name}")
-    windows = conv_windows(x, w, group=group, **attributes)
+    windows = conv_windows(x, w, 2, group=group, **attributes)
     if group != 1:
         epilogue = Epilogue(b, residual, activation, alpha, beta)
         _convolve_grouped(site, x, w, epilogue, windows, group, order)
@@ -255,10 +215,7 @@ def _convolve_grouped(
         w,
         epilogue.bias,
         epilogue.residual,
-        kernel=windows.kernel,
-        strides=windows.strides,
-        dilations=windows.dilations,
-        pads=windows.begins + windows.ends,
+        windows,
         group=group,
         activation=epilogue.activation,
         alpha=epilogue.alpha,

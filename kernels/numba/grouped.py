@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxref.dtypes import Array
-from onnxref.errors import KernelError
 from onnxref.lowering import (
     NO_PAD,
     Address,
@@ -30,8 +29,9 @@ from onnxref.lowering import (
 )
 from onnxref.native import native, target
 
-from ..numpy._windows import slide
-from .layout import convert, covers, image_shape, padded_copy, steps
+from ..common.windows import conv_attributes, conv_windows, over_axes
+from ..numpy._windows import Windows
+from .layout import convert, covers, padded_copy, steps
 from .speed import flops
 
 CODE = "onnxref.kernels.numba.code.grouped"
@@ -81,43 +81,24 @@ class GroupedShape:
         return self.made // self.group
 
 
-def _flat(values: Sequence[int], fill: int) -> tuple[int, int]:
-    return (fill, values[0]) if len(values) == 1 else (values[0], values[1])
-
-
 def _shape(
-    x: Operand,
-    w: Operand,
-    kernel: Sequence[int],
-    strides: Sequence[int],
-    dilations: Sequence[int],
-    pads: Sequence[int],
-    group: int,
-    order: Sequence[int] | None = None,
+    x: Operand, w: Operand, windows: Windows, group: int, order: Sequence[int] | None = None
 ) -> GroupedShape:
     if x.dtype != np.float32 or w.dtype != np.float32:
         raise Unsupported(f"grouped convolution of {x.dtype.name}")
-    if x.ndim not in (3, 4):
-        raise Unsupported("grouped convolution with other than one or two spatial axes")
     if w.constant is None:
         raise Unsupported("grouped convolution with weights that are not constant")
-    if len(kernel) == 1:
-        pads = (0, pads[0], 0, pads[1])
-    size, flat = image_shape(x.shape)[2:], _flat(kernel, 1)
-    try:
-        windows = slide(size, flat, _flat(strides, 1), _flat(dilations, 1), tuple(pads))
-    except KernelError as error:  # the reference kernel says it again
-        raise Unsupported(str(error)) from error
+    flat = over_axes(windows, 2)
     return GroupedShape(
         x.shape[1],
         w.shape[0],
         group,
-        size,
-        windows.out,
-        flat,
-        windows.strides,
-        windows.dilations,
-        windows.begins,
+        flat.size,
+        flat.out,
+        flat.kernel,
+        flat.strides,
+        flat.dilations,
+        flat.begins,
         None if order is None else tuple(order),
     )
 
@@ -125,24 +106,12 @@ def _shape(
 def blocked_use(op: Op, lanes: int) -> BlockedUse | None:
     """Say how a Conv or FusedConv with group > 1 works on blocks; see `onnxref.lowering.BlockedUse`."""
     x, w = op.inputs[:2]
-    if x is None or w is None or x.ndim < 3:
+    if x is None or w is None:
         return None
-    a = op.attributes
-    rank, kernel = x.ndim - 2, w.shape[2:]
     try:
-        windows = slide(
-            x.shape[2:],
-            kernel,
-            a.get("strides"),
-            a.get("dilations"),
-            a.get("pads"),
-            a.get("auto_pad", "NOTSET"),
-        )
-        ones = (1,) * rank
-        strides, dilations = a.get("strides") or ones, a.get("dilations") or ones
-        pads = windows.begins + windows.ends
-        shape = _shape(x, w, kernel, strides, dilations, pads, a.get("group", 1))
-    except (Unsupported, KernelError):
+        windows = conv_windows(x, w, 2, **conv_attributes(op))
+        shape = _shape(x, w, windows, op.attributes.get("group", 1))
+    except Unsupported:
         return None
     inputs = {0: shape.pad}
     if len(op.inputs) > 3 and op.inputs[3] is not None:
@@ -156,23 +125,20 @@ def emit(
     w: Operand,
     b: Operand | None,
     residual: Operand | None,
+    windows: Windows,
     *,
-    kernel: Sequence[int],
-    strides: Sequence[int],
-    dilations: Sequence[int],
-    pads: Sequence[int],
     group: int,
     activation: str = "",
     alpha: float = 0.0,
     beta: float = 0.0,
     order: Sequence[int] | None = None,
 ) -> None:
-    """Add the calls of a convolution with group > 1; pads are begins, then ends, one of each per axis.
+    """Add the calls of a convolution with group > 1, over one or two axes.
 
     Tensors that are not in blocks, or lack the border, are brought into blocks in scratch memory.
     """
     (y,) = site.outputs
-    shape = _shape(x, w, kernel, strides, dilations, pads, group, order)
+    shape = _shape(x, w, windows, group, order)
     if b is not None and b.constant is None:
         raise Unsupported("grouped convolution with a bias that is not constant")
     if y is None or y.size == 0:

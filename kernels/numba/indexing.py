@@ -16,22 +16,19 @@ from onnxref.dtypes import Array
 from onnxref.lowering import Operand, Packed, Scratch, Site, Unsupported, lower
 from onnxref.native import native
 
+from ..common.checks import check_movable, check_result, only_output, refusing
+from ..common.indexing import check_reduction, element_axis, equal_steps, tuples_of
+from ..common.strides import Dim
 from ..numpy._checks import normalize_axis, scalar_int
+from ..numpy._common import row_strides
 from .boxes import CODE as COPIES
-from .boxes import Dim, check_movable, check_result, emit_box, refusing, row_strides
+from .boxes import emit_box
 from .places import emit_axis_places, emit_tuple_places
 
 CODE = "onnxref.kernels.numba.code.indexing"
 _CHUNK = 1 << 14
 _BYTES_PER_NS = 10.0
 _ELEMENT_NS = 0.8
-
-
-def _only(site: Site) -> Operand:
-    (output,) = site.outputs
-    if output is None:
-        raise Unsupported("nothing wants its output")
-    return output
 
 
 def _from_front(indices: Array, size: int, lowest: int | None = None) -> Array:
@@ -53,7 +50,7 @@ def emit_take(
     row_elements: int,
 ) -> None:
     """Add the call that reads rows at `count` places in bytes, for each outer position."""
-    goal, size = _only(site), source.dtype.itemsize
+    goal, size = only_output(site), source.dtype.itemsize
     row = row_elements * size
     units = outer * count
     element = row in (1, 2, 4, 8)
@@ -73,22 +70,8 @@ def emit_take(
     )
 
 
-def _in_one_box(site: Site, data: Operand, flat: Array, outer: int, size: int, inner: int) -> bool:
-    """Emit a gather at equal distances as one copy; say whether it is such a one."""
-    step = int(flat[1] - flat[0]) if flat.size > 1 else 0
-    if (flat != flat[0] + step * np.arange(flat.size)).any():
-        return False
-    dims = [
-        Dim(outer, flat.size * inner, size * inner),
-        Dim(flat.size, inner, step * inner),
-        Dim(inner, 1, 1),
-    ]
-    emit_box(site, _only(site), data, dims, source_offset=int(flat[0]) * inner)
-    return True
-
-
 def _gather(site: Site, data: Operand, indices: Operand, axis: int, lowest: int | None) -> None:
-    goal = _only(site)
+    goal = only_output(site)
     check_movable(data)
     at = normalize_axis(axis, data.ndim)
     size, outer, inner = data.shape[at], math.prod(data.shape[:at]), math.prod(data.shape[at + 1 :])
@@ -99,7 +82,10 @@ def _gather(site: Site, data: Operand, indices: Operand, axis: int, lowest: int 
         places = emit_axis_places(site, indices, size=size, step=row, lowest=lowest)
     else:
         flat = _from_front(indices.constant, size, lowest).ravel()
-        if not goal.size or _in_one_box(site, data, flat, outer, size, inner):
+        box = equal_steps(flat, outer, size, inner) if goal.size else None
+        if box is not None:
+            emit_box(site, goal, data, box[0], source_offset=box[1])
+        if box is not None or not goal.size:
             return
         places = site.pack((indices,), ("Gather", size, row), lambda: flat * row)
     emit_take(
@@ -166,16 +152,8 @@ class _Places:
 def _along_axis(site: Site, data: Operand, indices: Operand, axis: int, lowest: int | None = None) -> _Places:
     """Return the places of GatherElements."""
     check_movable(data)
-    at, shape, size, constant = (
-        normalize_axis(axis, data.ndim),
-        data.shape,
-        data.dtype.itemsize,
-        indices.constant,
-    )
-    if indices.ndim != data.ndim or any(
-        n > d for i, (n, d) in enumerate(zip(indices.shape, shape, strict=True)) if i != at
-    ):
-        raise Unsupported("indices do not fit the data")
+    at = element_axis(data, indices, axis)
+    shape, size, constant = data.shape, data.dtype.itemsize, indices.constant
     strides = row_strides(shape)
     steps = [0 if i == at else stride * size for i, stride in enumerate(strides)]
     known = None if constant is None else lambda: _element_offsets(shape, constant, at, lowest).ravel()
@@ -190,13 +168,8 @@ def _along_axis(site: Site, data: Operand, indices: Operand, axis: int, lowest: 
 def _at_tuples(site: Site, data: Operand, indices: Operand, batch_dims: int) -> _Places:
     """Return the places of GatherND."""
     check_movable(data)
-    b, shape, constant = batch_dims, data.shape, indices.constant
-    if not 0 <= b < min(data.ndim, indices.ndim) or shape[:b] != indices.shape[:b]:
-        raise Unsupported("batches that do not fit")
-    k = indices.shape[-1]
-    if not 1 <= k <= data.ndim - b:
-        raise Unsupported("index tuples of the wrong length")
-    indexed, width, batches = shape[b : b + k], math.prod(shape[b + k :]), math.prod(shape[:b])
+    constant = indices.constant
+    batches, indexed, width, _ = tuples_of(data, indices, batch_dims)
     step = width * data.dtype.itemsize
 
     def find(values: Array) -> Array:
@@ -204,7 +177,7 @@ def _at_tuples(site: Site, data: Operand, indices: Operand, batch_dims: int) -> 
         return ((offsets + np.arange(batches)[:, None] * math.prod(indexed)) * width).ravel()
 
     return _Places(
-        indices, ("tuples", shape, b), math.prod(indices.shape[:-1]), width,
+        indices, ("tuples", data.shape, batch_dims), math.prod(indices.shape[:-1]), width,
         None if constant is None else lambda: find(constant),
         lambda: emit_tuple_places(
             site, indices, sizes=indexed, steps=[stride * step for stride in row_strides(indexed)],
@@ -232,7 +205,7 @@ def _take(site: Site, data: Operand, places: _Places) -> None:
 def gather_elements(site: Site, data: Operand, indices: Operand, *, axis: int = 0) -> None:
     """ONNX GatherElements-13."""
     places = _along_axis(site, data, indices, axis)
-    check_result(_only(site), indices.shape)
+    check_result(only_output(site), indices.shape)
     _take(site, data, places)
 
 
@@ -240,19 +213,17 @@ def gather_elements(site: Site, data: Operand, indices: Operand, *, axis: int = 
 @refusing
 def gather_nd(site: Site, data: Operand, indices: Operand, *, batch_dims: int = 0) -> None:
     """ONNX GatherND-13."""
+    check_result(only_output(site), tuples_of(data, indices, batch_dims).shape)
     places = _at_tuples(site, data, indices, batch_dims)
-    check_result(_only(site), indices.shape[:-1] + data.shape[batch_dims + indices.shape[-1] :])
     _take(site, data, places)
 
 
 # --- writing -------------------------------------------------------------------------------------
 
-_REDUCED = ("float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
-
 
 def _scatter(site: Site, data: Operand, updates: Operand, places: _Places, reduction: str) -> None:
     """Copy the data, then write or reduce the updates at their places, in their order."""
-    goal = _only(site)
+    goal = only_output(site)
     check_result(goal, data.shape)
     if updates.dtype != data.dtype:
         raise Unsupported("updates of another type")
@@ -264,9 +235,7 @@ def _scatter(site: Site, data: Operand, updates: Operand, places: _Places, reduc
         _emit_copy(site, data, goal)
         _emit_put(site, updates, sources, goals, places.width * data.dtype.itemsize)
         return
-    reductions = ("none", "add", "mul") if site.opset < 18 else ("none", "add", "mul", "max", "min")
-    if reduction not in reductions or (reduction != "none" and data.dtype.name not in _REDUCED):
-        raise Unsupported(f"reduction {reduction} of {data.dtype.name}")
+    check_reduction(data, reduction, site.opset)
     if separate:
         site.may_overwrite(goal, data)
     found = places.emit()
@@ -294,7 +263,7 @@ def _last_writers(site: Site, places: _Places, offsets: Array, size: int) -> tup
 def _emit_put(site: Site, updates: Operand, sources: Packed, goals: Packed, row: int) -> None:
     count = goals.array.size
     site.call(
-        native(CODE, "put_rows"), updates, _only(site), sources, goals, row,
+        native(CODE, "put_rows"), updates, only_output(site), sources, goals, row,
         units=count if row else 0, work=count * (3.0 + row / _BYTES_PER_NS),
         grain=max(1, _CHUNK // max(row, 1)),
     )  # fmt: skip
@@ -311,7 +280,7 @@ def _emit_put_in_order(site: Site, updates: Operand, found: Scratch, places: _Pl
         chunk, speed = _CHUNK // size, size / 1.0
     length = row if reduction == "none" else places.width
     site.call(
-        function, updates, _only(site), found, places.count, length, chunk,
+        function, updates, only_output(site), found, places.count, length, chunk,
         units=-(-length // chunk) if places.count else 0,
         work=places.count * (3.0 + row / speed),
     )  # fmt: skip
@@ -365,7 +334,7 @@ def scatter_nd(
 
 
 def _one_hot(site: Site, indices: Operand, depth: Operand, values: Operand, axis: int, lowest: int) -> None:
-    goal = _only(site)
+    goal = only_output(site)
     check_movable(values)
     if indices.dtype.name not in ("int32", "int64", "float32", "float64"):
         raise Unsupported(f"indices are {indices.dtype.name}")
@@ -407,7 +376,7 @@ def one_hot(site: Site, indices: Operand, depth: Operand, values: Operand, *, ax
 @refusing
 def trilu(site: Site, input: Operand, k: Operand | None = None, *, upper: int = 1) -> None:
     """ONNX Trilu-14."""
-    goal = _only(site)
+    goal = only_output(site)
     check_movable(input)
     if input.ndim < 2 or (k is not None and k.constant is None):
         raise Unsupported("rank below 2, or k is not constant")
@@ -434,7 +403,7 @@ def trilu(site: Site, input: Operand, k: Operand | None = None, *, upper: int = 
 @lower("EyeLike", since=(9, 22))
 def eye_like(site: Site, input: Operand, *, dtype: int | None = None, k: int = 0) -> None:
     """ONNX EyeLike-22."""
-    goal = _only(site)
+    goal = only_output(site)
     check_movable(goal)
     if input.ndim != 2 or goal.shape != input.shape:
         raise Unsupported("rank must be 2")

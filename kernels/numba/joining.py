@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from operator import mul
 
 from onnxref.errors import KernelError
-from onnxref.lowering import NO_PAD, Blocked, BlockedUse, Op, Operand, Site, Unsupported, lower
+from onnxref.lowering import NO_PAD, Blocked, BlockedUse, Op, Operand, Site, Unsupported
 
-from ..numpy._checks import normalize_axes, normalize_axis
-from .boxes import (
-    Dim,
-    check_movable,
-    check_result,
-    emit_alias,
-    emit_box,
-    known_ints,
-    refusing,
-    row_strides,
-)
+from ..common.joining import CONCAT, SLICE, SPLIT, Joining, Slicing, Splitting, split_lengths
+from ..common.strides import Dim
+from ..numpy._common import row_strides
+from .boxes import emit_alias, emit_box
 
 
 def _layout_dims(operand: Operand) -> tuple[list[int], int]:
@@ -103,15 +96,10 @@ def _concat_buffers(site: Site, output: Operand, inputs: Sequence[Operand]) -> N
         begin += elements
 
 
-def _concat(site: Site, inputs: Sequence[Operand], axis: int) -> None:
-    (output,) = site.outputs
-    assert output is not None
-    at = normalize_axis(axis, output.ndim)
-    check_movable(*inputs)
+def _concat(site: Site, asked: Joining) -> None:
+    """Copy each input to its place; in blocks where each begins with a whole one."""
+    inputs, output, at = asked
     shape = output.shape
-    if any(x.shape[:at] + x.shape[at + 1 :] != shape[:at] + shape[at + 1 :] for x in inputs):
-        raise Unsupported("inputs of different shapes")
-    check_result(output, [*shape[:at], sum(x.shape[at] for x in inputs), *shape[at + 1 :]])
     if _is_blocked([output, *inputs]):
         if at != 1:
             raise Unsupported("pieces that share a block")
@@ -128,35 +116,7 @@ def _concat(site: Site, inputs: Sequence[Operand], axis: int) -> None:
         begin += x.shape[at]
 
 
-@lower("Concat", since=1, blocked=_concat_blocked)
-@refusing
-def concat_1(site: Site, *inputs: Operand, axis: int | None = None) -> None:
-    """ONNX Concat-1."""
-    _concat(site, inputs, 1 if axis is None else axis)
-
-
-@lower("Concat", since=(4, 11, 13), blocked=_concat_blocked)
-@refusing
-def concat(site: Site, *inputs: Operand, axis: int) -> None:
-    """Copy each input to its place; in blocks where each begins with a whole one (ONNX Concat-13)."""
-    _concat(site, inputs, axis)
-
-
-def _split_lengths(op: Op) -> list[int]:
-    """Return how long the pieces of a Split are, by the rules of its version."""
-    data, attributes, parts = op.inputs[0], op.attributes, len(op.outputs)
-    assert data is not None
-    total = data.shape[normalize_axis(attributes.get("axis") or 0, data.ndim)]
-    given = op.inputs[1] if len(op.inputs) > 1 else None
-    lengths = attributes.get("split") if given is None else known_ints(given, "split")
-    if lengths is None and attributes.get("num_outputs") is not None:
-        chunk = -(-total // parts)
-        lengths = [max(0, min(chunk, total - i * chunk)) for i in range(parts)]
-    elif lengths is None:
-        lengths = [total // parts] * parts
-    if len(lengths) != parts or sum(lengths) != total or any(n < 0 for n in lengths):
-        raise Unsupported(f"lengths {list(lengths)} do not make up {total}")
-    return list(lengths)
+CONCAT.register("numba", _concat, _concat_blocked)
 
 
 def _split_blocked(op: Op, lanes: int) -> BlockedUse | None:
@@ -164,109 +124,41 @@ def _split_blocked(op: Op, lanes: int) -> BlockedUse | None:
     if data is None or data.ndim not in (3, 4) or axis not in (1, 1 - data.ndim):
         return None
     try:
-        if not _whole_blocks(_split_lengths(op), lanes):
+        if not _whole_blocks(split_lengths(op), lanes):
             return None
     except (Unsupported, KernelError):
         return None
     return BlockedUse({0: NO_PAD}, tuple(i for i, y in enumerate(op.outputs) if y is not None))
 
 
-@lower("Split", since=(2, 11, 13, 18), blocked=_split_blocked)
-@refusing
-def split(site: Site, input: Operand, split: Operand | None = None, *, axis: int = 0, **_: Any) -> None:
-    """ONNX Split-18."""
-    check_movable(input)
-    at = normalize_axis(axis, input.ndim)
-    lengths = _split_lengths(site.op)
-    blocked = _is_blocked([input, *site.outputs])
-    if blocked:
-        assert input.layout is not None
-        if at != 1 or not _whole_blocks(lengths, input.layout.lanes):
+def _split(site: Site, asked: Splitting) -> None:
+    data, at, lengths = asked.data, asked.axis, asked.lengths
+    if _is_blocked([data, *asked.outputs]):
+        assert data.layout is not None
+        if at != 1 or not _whole_blocks(lengths, data.layout.lanes):
             raise Unsupported("pieces that share a block")
-    for output, length in zip(site.outputs, lengths, strict=True):
-        if output is not None:
-            check_result(output, [*input.shape[:at], length, *input.shape[at + 1 :]])
     begin = 0
-    strides = row_strides(input.shape)
-    for output, length in zip(site.outputs, lengths, strict=True):
-        if output is not None and input.layout is not None:
-            _copy_blocked(site, output, input, length, 0, begin // input.layout.lanes)
+    strides = row_strides(data.shape)
+    for output, length in zip(asked.outputs, lengths, strict=True):
+        if output is not None and data.layout is not None:
+            _copy_blocked(site, output, data, length, 0, begin // data.layout.lanes)
         elif output is not None:
             places = zip(output.shape, row_strides(output.shape), strides, strict=True)
-            emit_box(
-                site, output, input, [Dim(*place) for place in places], source_offset=begin * strides[at]
-            )
+            dims = [Dim(*place) for place in places]
+            emit_box(site, output, data, dims, source_offset=begin * strides[at])
         begin += length
 
 
-def _first_and_count(start: int, end: int, step: int, size: int) -> tuple[int, int]:
-    """Return the first index and the number of indices of a slice, by the rules of ONNX Slice-13."""
-    if step == 0:
-        raise Unsupported("a step of zero")
-    start += size if start < 0 else 0
-    end += size if end < 0 else 0
-    if step > 0:
-        start, end = min(max(start, 0), size), min(max(end, 0), size)
-        return start, max(0, -((start - end) // step))
-    start, end = min(max(start, 0), size - 1), min(max(end, -1), size - 1)
-    return start, max(0, -((end - start) // -step)) if size else 0
-
-
-def _slice(
-    site: Site, data: Operand, starts: Sequence[int], ends: Sequence[int], axes: Any, steps: Any
-) -> None:
-    (output,) = site.outputs
-    assert output is not None
-    check_movable(data)
-    steps = [1] * len(starts) if steps is None else steps
-    axes = range(len(starts)) if axes is None else axes
-    if len({len(starts), len(ends), len(axes), len(steps)}) > 1:
-        raise Unsupported("starts, ends, axes and steps of different lengths")
-    strides = row_strides(data.shape)
-    shape, jumps, offset = list(data.shape), list(strides), 0
-    for axis, start, end, step in zip(normalize_axes(axes, data.ndim), starts, ends, steps, strict=True):
-        first, shape[axis] = _first_and_count(start, end, step, data.shape[axis])
-        # A step beyond the axis is taken at most once, and may be any number.
-        jumps[axis] = strides[axis] * (step if shape[axis] > 1 else 0)
-        offset += first * strides[axis]
-    check_result(output, shape)
+def _slice(site: Site, asked: Slicing) -> None:
+    data, output, firsts, jumps = asked
     if output.size == data.size and all(jump >= 0 for jump in jumps):
         emit_alias(site, data)
         return
-    places = zip(shape, row_strides(shape), jumps, strict=True)
-    emit_box(site, output, data, [Dim(*place) for place in places], source_offset=offset)
+    strides = row_strides(data.shape)
+    places = zip(output.shape, row_strides(output.shape), map(mul, strides, jumps), strict=True)
+    dims = [Dim(*place) for place in places]
+    emit_box(site, output, data, dims, source_offset=sum(map(mul, firsts, strides)))
 
 
-@lower("Slice", since=1)
-@refusing
-def slice_1(
-    site: Site,
-    data: Operand,
-    *,
-    starts: tuple[int, ...],
-    ends: tuple[int, ...],
-    axes: tuple[int, ...] | None = None,
-) -> None:
-    """ONNX Slice-1."""
-    _slice(site, data, starts, ends, axes, None)
-
-
-@lower("Slice", since=(10, 11, 13))
-@refusing
-def slice_(
-    site: Site,
-    data: Operand,
-    starts: Operand,
-    ends: Operand,
-    axes: Operand | None = None,
-    steps: Operand | None = None,
-) -> None:
-    """ONNX Slice-13."""
-    _slice(
-        site,
-        data,
-        known_ints(starts, "starts"),
-        known_ints(ends, "ends"),
-        None if axes is None else known_ints(axes, "axes"),
-        None if steps is None else known_ints(steps, "steps"),
-    )
+SPLIT.register("numba", _split, _split_blocked)
+SLICE.register("numba", _slice)

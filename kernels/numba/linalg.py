@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxref.dtypes import Array, DType
-from onnxref.lowering import LINE, Argument, Operand, Site, Unsupported, lower
+from onnxref.lowering import LINE, Argument, Operand, Site, Unsupported
 from onnxref.native import NativeFunction, native
 from onnxref.native._target import target
-from onnxref.registry import INTERNAL
 
+from ..common.linalg import PRODUCTS, Product
 from . import bf16
 from .speed import flops
 
@@ -367,81 +367,8 @@ def _spread(product: _Product, bias: Operand, residual: Argument) -> Argument:
     return goal
 
 
-# Operators
+def _emit(site: Site, asked: Product) -> None:
+    _multiply(_Product(site, *asked[:10]), asked.bias, asked.residual)
 
 
-@lower("MatMul", since=(1, 9, 13))
-def matmul(site: Site, a: Operand, b: Operand) -> None:
-    """numpy.matmul (ONNX MatMul-1)."""
-    (y,) = site.outputs
-    assert y is not None
-    _multiply(_Product(site, a, b, y), None, None)
-
-
-@lower("Gemm", since=(7, 9, 11, 13))
-def gemm(
-    site: Site,
-    a: Operand,
-    b: Operand,
-    c: Operand | None = None,
-    *,
-    alpha: float = 1.0,
-    beta: float = 1.0,
-    transA: int = 0,
-    transB: int = 0,
-) -> None:
-    """alpha A B + beta C, C broadcast to the product; C is not read where beta is 0 (ONNX Gemm-7)."""
-    (y,) = site.outputs
-    assert y is not None
-    if a.ndim != 2 or b.ndim != 2:
-        raise Unsupported("Gemm of other than matrices")
-    product = _Product(site, a, b, y, bool(transA), bool(transB), float(alpha), float(beta))
-    _multiply(product, c, None)
-
-
-@lower("Gemm", since=(1, 6))
-def gemm_6(
-    site: Site,
-    a: Operand,
-    b: Operand,
-    c: Operand,
-    *,
-    alpha: float = 1.0,
-    beta: float = 1.0,
-    transA: int = 0,
-    transB: int = 0,
-    broadcast: int = 0,
-) -> None:
-    """Gemm whose C broadcasts only if the attribute says so (ONNX Gemm-1)."""
-    (y,) = site.outputs
-    assert y is not None
-    if not broadcast and c.shape != y.shape:
-        raise Unsupported("C of another shape, without broadcast")
-    gemm(site, a, b, c, alpha=alpha, beta=beta, transA=transA, transB=transB)
-
-
-@lower("FusedMatMul", since=1, domain=INTERNAL)
-def fused_matmul(
-    site: Site,
-    a: Operand,
-    b: Operand,
-    bias: Operand | None = None,
-    residual: Operand | None = None,
-    *,
-    trans_a: int = 0,
-    trans_b: int = 0,
-    scale: float = 1.0,
-    activation: str = "",
-    alpha: float = 0.0,
-    beta: float = 0.0,
-) -> None:
-    """activation(scale * A B + bias + residual); the last two axes of A and of B may be transposed."""
-    (y,) = site.outputs
-    assert y is not None
-    product = _Product(
-        *(site, a, b, y, bool(trans_a), bool(trans_b), float(scale)),
-        activation=activation,
-        alpha=float(alpha),
-        act_beta=float(beta),
-    )
-    _multiply(product, bias, residual)
+PRODUCTS.register("numba", _emit)

@@ -1,19 +1,19 @@
-"""Lowerings of encoders of ai.onnx.ml, for keys and values that are numbers. All are exact."""
+"""Lowerings of encoders of ai.onnx.ml whose values are numbers. All are exact."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from onnxref.dtypes import Array
-from onnxref.lowering import Operand, Packed, Site, Unsupported, lower
+from onnxref.lowering import Operand, Site, Unsupported, lower
 from onnxref.native import native
 from onnxref.registry import ML
 
+from ..common.checks import accept, check_result, only_output, refusing
+from ..common.ml import of_attributes
 from ..numpy import ml_encoders as reference
-from .boxes import check_result, refusing
+from .text import emit_look_up, emit_one_hot
 
 CODE = "onnxref.kernels.numba.code.ml_encoders"
 _KEYS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
@@ -21,21 +21,12 @@ _BLOCK = 1024  # elements of a unit of `look_up`, as in the kernel
 _LOOK_UP_NS = 4.0
 
 
-def _only(site: Site) -> Operand:
-    (output,) = site.outputs
-    if output is None:
-        raise Unsupported("nothing wants its output")
-    return output
-
-
-def _kept(site: Site, attributes: dict[str, Any], name: str, build: Callable[[], Array]) -> Packed:
-    """Return an array that follows from the attributes' values, which stand for the node."""
-    sources = [value for _, value in sorted(attributes.items())]
-    return Packed(site.packs.get(sources, (name, tuple(sorted(attributes))), build))
-
-
 def _encode(site: Site, x: Operand, lookup: reference.Lookup, attributes: dict[str, Any]) -> None:
-    y = _only(site)
+    if x.dtype.hasobject:
+        accept(lookup._dtype.hasobject, "keys that are no strings")
+        emit_look_up(site, x, attributes, lookup)
+        return
+    y = only_output(site)
     values = lookup._values
     if x.dtype != lookup._dtype or x.dtype.name not in _KEYS or values.dtype.kind not in "iuf":
         raise Unsupported("keys or values that are no numbers, or of another type than X")
@@ -43,8 +34,8 @@ def _encode(site: Site, x: Operand, lookup: reference.Lookup, attributes: dict[s
         raise Unsupported("no keys")
     check_result(y, x.shape)
     key = f"int{8 * x.dtype.itemsize}" if lookup._bitwise else x.dtype.name
-    keys = _kept(site, attributes, "keys", lambda: lookup._keys)
-    table = _kept(site, attributes, "values", lambda: np.append(values[lookup._order], values[-1:]))
+    keys = of_attributes(site, attributes, "keys", lambda: lookup._keys)
+    table = of_attributes(site, attributes, "values", lambda: np.append(values[lookup._order], values[-1:]))
     site.call(
         native(CODE, "look_up", key, y.dtype.itemsize),
         x,
@@ -58,21 +49,21 @@ def _encode(site: Site, x: Operand, lookup: reference.Lookup, attributes: dict[s
     )
 
 
-@lower("LabelEncoder", since=2, domain=ML)
+@lower("LabelEncoder", since=2, domain=ML, text=True)
 @refusing
 def label_encoder_2(site: Site, x: Operand, **attributes: Any) -> None:
     """ONNX-ML LabelEncoder-2; floats are found by their bits."""
     _encode(site, x, reference.prepare_labels_2(**attributes), attributes)
 
 
-@lower("LabelEncoder", since=4, domain=ML)
+@lower("LabelEncoder", since=4, domain=ML, text=True)
 @refusing
 def label_encoder_4(site: Site, x: Operand, **attributes: Any) -> None:
     """ONNX-ML LabelEncoder-4; NaN finds NaN."""
     _encode(site, x, reference.prepare_labels_4(**attributes), attributes)
 
 
-@lower("OneHotEncoder", since=1, domain=ML)
+@lower("OneHotEncoder", since=1, domain=ML, text=True)
 @refusing
 def one_hot_encoder(
     site: Site,
@@ -83,9 +74,14 @@ def one_hot_encoder(
     zeros: int = 1,
 ) -> None:
     """ONNX-ML OneHotEncoder-1, where unknown categories are allowed."""
-    y = _only(site)
-    if cats_strings or not cats_int64s or not zeros:
-        raise Unsupported("categories are strings, or none, or must all be known")
+    y = only_output(site)
+    if not zeros or bool(cats_strings) == bool(cats_int64s):
+        raise Unsupported("categories are none, or two lists, or must all be known")
+    if cats_strings and x.dtype.hasobject:
+        emit_one_hot(site, x, cats_strings)
+        return
+    if cats_int64s is None:
+        raise Unsupported("X is no strings")
     if x.dtype.name not in ("int32", "int64", "float32", "float64"):
         raise Unsupported(f"X is {x}")
     width = len(cats_int64s)
@@ -96,8 +92,8 @@ def one_hot_encoder(
         native(CODE, "one_hot", x.dtype.name),
         x,
         y,
-        _kept(site, attributes, "keys", lambda: keys),
-        _kept(site, attributes, "columns", lambda: width - 1 - last),
+        of_attributes(site, attributes, "keys", lambda: keys),
+        of_attributes(site, attributes, "columns", lambda: width - 1 - last),
         keys.size,
         width,
         units=x.size,

@@ -8,24 +8,32 @@ reference itself is off by up to 2e-5 near a half.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from onnxref.dtypes import Array, DType
-from onnxref.errors import KernelError
-from onnxref.lowering import Operand, Packed, Site, Unsupported, lower
+from onnxref.dtypes import Array
+from onnxref.lowering import Operand, Site
 from onnxref.native import native
-from onnxref.registry import ML
 
-from ..numpy import ml_trees as reference
-from ..numpy._tree_layout import Forest, Votes
+from ..common.ml import TRANSFORMS
+from ..common.ml_trees import (
+    ENSEMBLES,
+    LIST,
+    SINGLE,
+    TABLE,
+    Arrays,
+    Ensemble,
+    Facts,
+    Layout,
+    Trees,
+    find_trees,
+    shape_of,
+)
+from ..numpy._tree_layout import Forest
 
 CODE = "onnxref.kernels.numba.code.ml_trees"
-TRANSFORMS: Final = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
 
 _LANES = 8  # rows or trees that go down together, as in the kernels
 _TREES = 64  # trees whose votes are added up before they join the others'
@@ -167,113 +175,32 @@ def _words(threshold: Array, leaves: Array, numbers: Array, wide: bool) -> Array
 
 # --- the ensemble --------------------------------------------------------------------------------
 
-_FACTS = ("bits", "wide", "nan", "n_trees", "n_features", "n_targets", "steps", "votes", "columns", "double")
-_VOTES = ("table", "single", "list")
+_VOTES = {TABLE: "table", SINGLE: "single", LIST: "list"}  # templates' names of them
 
 
-@dataclass(frozen=True, slots=True)
-class _Trees:
-    """What the calls need of an ensemble, made once for all shapes."""
-
-    facts: Mapping[str, int]
-    arrays: Mapping[str, Packed]
-
-
-def _vote_arrays(votes: Votes, aggregate: str) -> tuple[str, dict[str, Array]]:
-    count = np.diff(votes.first)
-    nothing = np.zeros(1, np.int64)
-    if votes.table is not None and (votes.full or aggregate in ("SUM", "AVERAGE")):
-        kind, first, target, weight = "table", nothing, nothing.astype(np.int32), votes.table
-    elif aggregate in ("SUM", "AVERAGE") and count.size and count.max() <= 1:
-        kind, first = "single", nothing
-        target, weight = np.zeros(count.size, np.int32), np.zeros(count.size)
-        target[count > 0], weight[count > 0] = votes.target, votes.weight
-    else:
-        kind, first, target, weight = "list", votes.first, votes.target.astype(np.int32), votes.weight
-    with np.errstate(over="ignore", invalid="ignore"):
-        narrow = weight.astype(np.float32)
-    if np.array_equal(narrow, weight, equal_nan=True):
-        weight = narrow
-    return kind, {"first": first, "target": target, "weight": weight}
-
-
-def _build(prepared: Any, wide: bool) -> tuple[dict[str, int], dict[str, Array]]:
-    """Return the facts and arrays of an ensemble that the reference has prepared."""
-    classifier = prepared if isinstance(prepared, reference.TreeClassifier) else None
-    ensemble = prepared.ensemble if classifier else prepared
-    forest, n_targets = ensemble.forest, ensemble.forest.votes.n_targets
-    if not len(forest.roots):
-        raise Unsupported("there is no tree")
-    if ensemble.aggregate in ("MIN", "MAX") and np.isnan(forest.votes.weight).any():
-        raise Unsupported("votes that are NaN")
+def _nodes(forest: Forest, wide: bool) -> tuple[Facts, Arrays]:
     layout = _lay_out(forest, wide)
-    kind, votes = _vote_arrays(forest.votes, ensemble.aggregate)
-    columns = 0
-    if classifier and classifier.one_column:
-        post = ensemble.post_transform
-        columns = 1 if post == "PROBIT" or (post == "NONE" and classifier.all_positive) else 2
     facts = {
         "bits": layout.bits,
         "wide": int(layout.wide),
         "nan": int(layout.nan),
-        "n_trees": len(forest.roots),
-        "n_features": forest.n_features,
-        "n_targets": n_targets,
         "steps": layout.steps,
-        "votes": _VOTES.index(kind),
-        "columns": columns,
-        "double": int(ensemble.dtype == np.float64),
     }
-    base = np.broadcast_to(ensemble.base, (n_targets,)).astype(np.float64)
-    arrays = {"nodes": layout.nodes, "trees": layout.trees, "base": base, **votes}
-    if classifier:
-        arrays["labels"] = classifier.labels
-    return facts, arrays
+    return facts, {"nodes": layout.nodes, "trees": layout.trees}
 
 
-def _find(site: Site, prepare: Callable[..., Any], attributes: Mapping[str, Any], wide: bool) -> _Trees:
-    """Return the ensemble of a node, from what was packed before where that is there.
-
-    The attributes' values stand for it: they are the same objects for every shape of the model.
-    """
-    sources = [value for _, value in sorted(attributes.items()) if not isinstance(value, (int, float, str))]
-    plain = tuple(item for item in sorted(attributes.items()) if isinstance(item[1], (int, float, str)))
-
-    @cache
-    def built() -> tuple[dict[str, int], dict[str, Array]]:
-        try:
-            return _build(prepare(**attributes), wide)
-        except KernelError as error:
-            raise Unsupported(str(error)) from None
-
-    def packed(name: str, make: Callable[[], Array]) -> Array:
-        return site.packs.get(sources, ("trees", name, tuple(sorted(attributes)), plain, wide), make)
-
-    listed = packed("facts", lambda: np.array([built()[0][name] for name in _FACTS], np.int64))
-    facts = dict(zip(_FACTS, listed.tolist(), strict=True))
-    names = ["nodes", "trees", "base", "first", "target", "weight"]
-    names += ["labels"] if "classlabels_int64s" in attributes else []
-    arrays = {name: Packed(packed(name, lambda name=name: built()[1][name])) for name in names}  # type: ignore[misc]
-    return _Trees(facts, arrays)
+_LAYOUT = Layout(_nodes, ("bits", "wide", "nan", "steps"), ("nodes", "trees"))
 
 
-def _emit(
-    site: Site,
-    x: Operand,
-    trees: _Trees,
-    aggregate: str,
-    transform: int,
-    labels: Operand | None,
-    goal: Operand | None,
-    out: DType,
-) -> None:
-    facts = trees.facts
-    rows = x.shape[0] if x.ndim == 2 else 1
-    features, targets = x.shape[-1], facts["n_targets"]
-    if x.ndim not in (1, 2) or features < max(1, facts["n_features"]):
-        raise Unsupported(f"X is {x}")
+def _emit(site: Site, asked: Ensemble) -> None:
+    x, aggregate, labels, goal = asked.x, asked.aggregate, asked.label, asked.scores
+    trees = find_trees(site, asked, _LAYOUT)
+    facts, targets = trees.facts, trees.facts["n_targets"]
+    rows, features = shape_of(x, trees)
     if not rows:
         return
+    out = np.dtype(np.float32) if goal is None else goal.dtype
+    transform = TRANSFORMS.index(asked.transform)
     score = "float64" if x.dtype == np.float64 or facts["double"] else "float32"
     combine = "SUM" if aggregate == "AVERAGE" else aggregate
     held, blocks = _emit_walk(site, x, trees, combine, rows, features)
@@ -287,7 +214,7 @@ def _emit(
         facts["n_trees"] if aggregate == "AVERAGE" else 1,
         trees.arrays["base"],
         transform,
-        facts["columns"],
+        facts["before"],
         trees.arrays["labels"] if labels is not None else 0,
         labels if labels is not None else 0,
         goal if goal is not None else site.scratch(rows * targets * out.itemsize),
@@ -300,7 +227,7 @@ def _emit(
 
 
 def _emit_walk(
-    site: Site, x: Operand, trees: _Trees, aggregate: str, rows: int, features: int
+    site: Site, x: Operand, trees: Trees, aggregate: str, rows: int, features: int
 ) -> tuple[Any, int]:
     """Add the calls that walk the trees; return where the scores lie, and of how many blocks of trees."""
     facts, arrays = trees.facts, trees.arrays
@@ -350,46 +277,4 @@ def _emit_walk(
     return scores, blocks
 
 
-def _check(x: Operand) -> None:
-    if x.dtype.name not in ("float16", "float32", "float64", "int32", "int64"):
-        raise Unsupported(f"X is {x}")
-
-
-def _only(site: Site) -> Operand:
-    (output,) = site.outputs
-    if output is None:
-        raise Unsupported("nothing wants its output")
-    return output
-
-
-@lower("TreeEnsembleRegressor", since=(1, 3, 5), domain=ML)
-def tree_ensemble_regressor(site: Site, x: Operand, **attributes: Any) -> None:
-    """ONNX-ML TreeEnsembleRegressor-5."""
-    _check(x)
-    trees = _find(site, reference.prepare_regressor, attributes, x.dtype == np.float64)
-    transform = TRANSFORMS.index(attributes.get("post_transform", "NONE"))
-    y = _only(site)
-    _emit(site, x, trees, attributes.get("aggregate_function", "SUM"), transform, None, y, y.dtype)
-
-
-@lower("TreeEnsemble", since=5, domain=ML)
-def tree_ensemble(site: Site, x: Operand, **attributes: Any) -> None:
-    """ONNX-ML TreeEnsemble-5."""
-    _check(x)
-    trees = _find(site, reference.prepare_ensemble, attributes, x.dtype == np.float64)
-    aggregate = reference.AGGREGATES[attributes.get("aggregate_function", 1)]
-    transform = TRANSFORMS.index(reference.POST_TRANSFORMS[attributes.get("post_transform", 0)])
-    y = _only(site)
-    _emit(site, x, trees, aggregate, transform, None, y, y.dtype)
-
-
-@lower("TreeEnsembleClassifier", since=(1, 3, 5), domain=ML)
-def tree_ensemble_classifier(site: Site, x: Operand, **attributes: Any) -> None:
-    """ONNX-ML TreeEnsembleClassifier-5, for classes that are numbers."""
-    _check(x)
-    if attributes.get("classlabels_strings"):
-        raise Unsupported("classes are strings")
-    trees = _find(site, reference.prepare_classifier, attributes, x.dtype == np.float64)
-    transform = TRANSFORMS.index(attributes.get("post_transform", "NONE"))
-    labels, scores = site.outputs
-    _emit(site, x, trees, "SUM", transform, labels, scores, np.dtype(np.float32))
+ENSEMBLES.register("numba", _emit)

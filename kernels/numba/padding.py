@@ -9,10 +9,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxref.lowering import Operand, Packed, Site, Unsupported, lower
+from onnxref.lowering import Operand, Packed, Site, Unsupported
 
-from ..numpy._checks import normalize_axes
-from .boxes import Dim, check_movable, check_result, emit_box, known_ints, refusing, row_strides
+from ..common.padding import PAD, Padding
+from ..common.strides import Dim
+from ..numpy._common import row_strides
+from .boxes import emit_box
 
 _MAX_BOXES = 81  # three pieces along each of four axes
 _Piece: TypeAlias = tuple[int, int, int, int]  # begin in the goal, first source index, its step, length
@@ -42,27 +44,9 @@ def _pieces(mode: str, size: int, begin: int, end: int) -> list[_Piece]:
     return pieces
 
 
-def _pad_widths(data: Operand, pads: Sequence[int], axes: Sequence[int] | None) -> list[tuple[int, int]]:
-    targets = range(data.ndim) if axes is None else normalize_axes(axes, data.ndim)
-    if len(pads) != 2 * len(targets):
-        raise Unsupported("pads of the wrong number")
-    widths = [(0, 0)] * data.ndim
-    for i, axis in enumerate(targets):
-        begin, end = pads[i], pads[len(targets) + i]
-        if data.shape[axis] + min(begin, 0) + min(end, 0) < 0:
-            raise Unsupported("pads that crop more than there is")
-        widths[axis] = (begin, end)
-    return widths
-
-
-def _pad(
-    site: Site, data: Operand, widths: Sequence[tuple[int, int]], mode: str, value: Operand | Packed
-) -> None:
+def _pad(site: Site, asked: Padding) -> None:
     """Copy what is left after cropping, and fill the border around it in boxes."""
-    (output,) = site.outputs
-    assert output is not None
-    check_movable(data)
-    check_result(output, (d + b + e for d, (b, e) in zip(data.shape, widths, strict=True)))
+    data, output, widths, mode, value = asked
     strides = row_strides(data.shape)
     crop = sum(max(-b, 0) * stride for (b, _), stride in zip(widths, strides, strict=True))
     inner = [d - max(-b, 0) - max(-e, 0) for d, (b, e) in zip(data.shape, widths, strict=True)]
@@ -113,53 +97,4 @@ def _pad_constant(
         corner += begin * goals[axis]
 
 
-def _pad_attributes(site: Site, data: Operand, pads: Sequence[int], mode: str, value: float) -> None:
-    if mode not in ("constant", "reflect", "edge"):
-        raise Unsupported(f"mode {mode}")
-    check_movable(data)
-    with np.errstate(over="ignore"):
-        held = np.full(1, value, data.dtype)
-    fill = site.pack((), ("Pad", data.dtype.str, data.dtype.name, held.tobytes()), lambda: held)
-    _pad(site, data, _pad_widths(data, pads, None), mode, fill)
-
-
-@lower("Pad", since=1)
-@refusing
-def pad_1(
-    site: Site, data: Operand, *, paddings: tuple[int, ...], mode: str = "constant", value: float = 0.0
-) -> None:
-    """ONNX Pad-1."""
-    _pad_attributes(site, data, paddings, mode, value)
-
-
-@lower("Pad", since=2)
-@refusing
-def pad_2(
-    site: Site, data: Operand, *, pads: tuple[int, ...], mode: str = "constant", value: float = 0.0
-) -> None:
-    """ONNX Pad-2."""
-    _pad_attributes(site, data, pads, mode, value)
-
-
-@lower("Pad", since=(11, 13, 18, 19, 21, 23, 24, 25))
-@refusing
-def pad(
-    site: Site,
-    data: Operand,
-    pads: Operand,
-    constant_value: Operand | None = None,
-    axes: Operand | None = None,
-    *,
-    mode: str = "constant",
-) -> None:
-    """ONNX Pad-25, in all modes."""
-    if mode not in ("constant", "reflect", "edge", *(("wrap",) if site.opset >= 19 else ())):
-        raise Unsupported(f"mode {mode}")
-    check_movable(data)
-    widths = _pad_widths(data, known_ints(pads, "pads"), None if axes is None else known_ints(axes, "axes"))
-    if constant_value is not None and (constant_value.size != 1 or constant_value.dtype != data.dtype):
-        raise Unsupported("constant_value of another type or size")
-    fill: Operand | Packed | None = constant_value
-    if fill is None:
-        fill = site.pack((), ("Pad", data.dtype.itemsize), lambda: np.zeros(data.dtype.itemsize, np.uint8))
-    _pad(site, data, widths, mode, fill)
+PAD.register("numba", _pad)

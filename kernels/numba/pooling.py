@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from onnxref.dtypes import Array
-from onnxref.errors import KernelError
 from onnxref.lowering import (
     NO_PAD,
     Blocked,
@@ -28,7 +27,8 @@ from onnxref.lowering import (
 )
 from onnxref.native import native, target
 
-from ..numpy._windows import Windows, slide
+from ..common.windows import over_axes, pool_windows
+from ..numpy._windows import Windows
 from ..numpy.pooling import window_counts
 from .grouped import blocked_bytes
 from .layout import convert, goes_along, image_shape, padded_copy, steps
@@ -36,6 +36,7 @@ from .layout import convert, goes_along, image_shape, padded_copy, steps
 CODE = "onnxref.kernels.numba.code.pooling"
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
 _INTS = ("int8", "uint8")
+_MOST_AXES = 3
 _CACHED = 1 << 21  # bytes that a nearby cache holds
 
 
@@ -48,9 +49,9 @@ def blocked_pool(op: Op, lanes: int) -> BlockedUse | None:
         return None
     a = dict(op.attributes)
     if "kernel_shape" in a:
-        names = ("kernel_shape", "strides", "dilations", "pads")
+        names = ("kernel_shape", "strides", "dilations", "pads", "auto_pad", "ceil_mode")
         try:
-            windows = _slide(x, *map(a.get, names), a.get("auto_pad", "NOTSET"), a.get("ceil_mode", 0))
+            windows = pool_windows(x, _MOST_AXES, **{name: a[name] for name in names if name in a})
         except Unsupported:
             return None
         if _has_empty(windows):
@@ -66,13 +67,6 @@ def _has_empty(windows: Windows) -> bool:
     return not all(_spans(windows, axis)[:, 1].all() for axis in range(len(windows.size)))
 
 
-def _slide(x: Operand, *attributes: Any) -> Windows:
-    try:
-        return slide(x.shape[2:], *attributes)
-    except KernelError as error:  # the reference kernel says it again
-        raise Unsupported(str(error)) from error
-
-
 def _spans(windows: Windows, axis: int) -> Array:
     """Return for each window of an axis (first element in the image, elements in the image)."""
     first = np.arange(windows.out[axis], dtype=np.int64) * windows.strides[axis] - windows.begins[axis]
@@ -81,21 +75,6 @@ def _spans(windows: Windows, axis: int) -> Array:
     stop = np.minimum(windows.kernel[axis], -((first - windows.size[axis]) // dilation))
     counts = np.maximum(0, stop - skipped)
     return np.stack([np.where(counts > 0, first + skipped * dilation, 0), counts], axis=1)
-
-
-def _flattened(windows: Windows, rank: int) -> Windows:
-    """Return the windows with leading axes of size one, so that there are `rank` of them."""
-    more = rank - len(windows.size)
-    one, zero = (1,) * more, (0,) * more
-    return Windows(
-        one + windows.size,
-        one + windows.kernel,
-        one + windows.strides,
-        one + windows.dilations,
-        zero + windows.begins,
-        zero + windows.ends,
-        one + windows.out,
-    )
 
 
 def _counts(site: Site, windows: Windows, axis: int, dtype: str, include_pad: bool) -> Packed:
@@ -128,11 +107,9 @@ def _pool(
     if 0 in windows.size:
         raise Unsupported("windows over nothing")
     if x.layout is not None or y.layout is not None or _pays_in_blocks(x, windows, kind):
-        _pool_blocked(site, x, y, _flattened(windows, 2), kind, include_pad)
-    elif len(windows.size) <= 3:
-        _pool_plain(site, x, y, _flattened(windows, 3), kind, include_pad)
+        _pool_blocked(site, x, y, over_axes(windows, 2), kind, include_pad)
     else:
-        raise Unsupported("pool over more than three axes")
+        _pool_plain(site, x, y, over_axes(windows, 3), kind, include_pad)
 
 
 def _pool_blocked(site: Site, x: Operand, y: Operand, windows: Windows, kind: str, include_pad: bool) -> None:
@@ -213,8 +190,6 @@ def _pool_plain(site: Site, x: Operand, y: Operand, windows: Windows, kind: str,
 def _check(x: Operand, dtypes: tuple[str, ...]) -> None:
     if x.dtype.name not in dtypes:
         raise Unsupported(f"pool of {x.dtype.name}")
-    if x.ndim < 3:
-        raise Unsupported("pool without spatial axes")
 
 
 @lower("MaxPool", since=(1, 8, 10, 11, 12, 22), blocked=blocked_pool)
@@ -235,7 +210,7 @@ def max_pool(
     if any(index is not None for index in indices):
         raise Unsupported("indices of maxima")
     _check(x, _FLOATS + _INTS)
-    windows = _slide(x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    windows = pool_windows(x, _MOST_AXES, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     if y is not None:
         _pool(site, x, y, windows, "max")
 
@@ -256,7 +231,7 @@ def average_pool(
     """Lower AveragePool; within n ulps of the mean magnitude of a window's n elements."""
     (y,) = site.outputs
     _check(x, _FLOATS)
-    windows = _slide(x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    windows = pool_windows(x, _MOST_AXES, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     if y is not None:
         _pool(site, x, y, windows, "mean", include_pad=bool(count_include_pad))
 
@@ -286,7 +261,9 @@ def lp_pool(
     _check(x, _FLOATS)
     if kernel_shape is None:
         raise Unsupported("no kernel_shape")
-    _lp_pool(site, x, p, _slide(x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode))
+    _lp_pool(
+        site, x, p, pool_windows(x, _MOST_AXES, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    )
 
 
 def _global_pool(is_max: bool) -> Callable[..., Any]:

@@ -20,10 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from onnxref.dtypes import Array, ElementType, to_numpy
-from onnxref.lowering import Address, Argument, Operand, Packed, Scratch, Site, Unsupported, lower
+from onnxref.dtypes import Array, ElementType
+from onnxref.lowering import Address, Argument, Operand, Packed, Scratch, Site, lower
 from onnxref.native import native, target
-from onnxref.registry import INTERNAL
+
+from ..common.checks import accept
+from ..common.integer_linalg import DYNAMIC, INTEGER, QLINEAR, QUANTIZED, TO_FLOAT, IntegerProduct
+from ..common.quantization import DEQUANTIZE, QUANTIZE, Quantizing, known_scale
 
 CODE = "onnxref.kernels.numba.code.quantization"
 GEMM = "onnxref.kernels.numba.code.int8_gemm"
@@ -35,24 +38,19 @@ _PART = 16384  # elements of a part of which the extremes are found
 STEP = 16  # values of K in a step of a product
 
 
-def _accept(condition: bool, reason: str) -> None:
-    if not condition:
-        raise Unsupported(reason)
-
-
 # QuantizeLinear and DequantizeLinear --------------------------------------------------------------
 
 
 def _granularity(x: Operand, scale: Operand, zero_point: Operand | None, axis: int) -> tuple[int, int]:
     """Return (length of the axis, elements behind it); (1, x.size) for one scale."""
-    _accept(zero_point is None or zero_point.size == scale.size, "zero point unlike the scale")
-    _accept(x.layout is None, "blocked")
+    accept(zero_point is None or zero_point.size == scale.size, "zero point unlike the scale")
+    accept(x.layout is None, "blocked")
     if scale.size == 1 and scale.ndim <= 1:
-        _accept(zero_point is None or zero_point.ndim <= 1, "zero point unlike the scale")
+        accept(zero_point is None or zero_point.ndim <= 1, "zero point unlike the scale")
         return 1, x.size
-    _accept(scale.ndim == 1 and (zero_point is None or zero_point.ndim == 1), "blocks of scales")
-    _accept(-x.ndim <= axis < x.ndim, "axis out of range")
-    _accept(scale.size == x.shape[axis], "length of the scale")
+    accept(scale.ndim == 1 and (zero_point is None or zero_point.ndim == 1), "blocks of scales")
+    accept(-x.ndim <= axis < x.ndim, "axis out of range")
+    accept(scale.size == x.shape[axis], "length of the scale")
     return scale.size, math.prod(x.shape[axis % x.ndim + 1 :])
 
 
@@ -73,79 +71,29 @@ def _by_slices(
         site.call(code, x, y, *arguments, length, inner, units=units, work=work + units)
 
 
-def _quantize(site: Site, x: Operand, scale: Operand, zero_point: Operand | None, axis: int) -> None:
-    (y,) = site.outputs
-    assert y is not None
-    _accept(x.dtype.name in (*_FLOATS, "int32"), f"x is {x.dtype.name}")
-    _accept(scale.dtype == np.float32, f"scale is {scale.dtype.name}")
-    _accept(y.dtype.name in _INTEGERS, f"to {y.dtype.name}")
-    _accept(zero_point is None or zero_point.dtype == y.dtype, "type of the zero point")
+def _quantize(site: Site, asked: Quantizing) -> None:
+    x, scale, zero_point, y, axis = asked[:5]
+    accept(asked.precision in (0, ElementType.FLOAT), "precision")
+    accept(x.dtype.name in (*_FLOATS, "int32"), f"x is {x.dtype.name}")
+    accept(scale.dtype == np.float32, f"scale is {scale.dtype.name}")
+    accept(y.dtype.name in _INTEGERS, f"to {y.dtype.name}")
+    accept(zero_point is None or zero_point.dtype == y.dtype, "type of the zero point")
     spread = _granularity(x, scale, zero_point, axis)
     _by_slices(site, "quantize", (x.dtype.name, y.dtype.name), x, y, scale, zero_point, spread=spread)
 
 
-@lower("QuantizeLinear", since=10)
-def quantize_linear_10(site: Site, x: Operand, scale: Operand, zero_point: Operand | None = None) -> None:
-    """ONNX QuantizeLinear-10, of one scale only."""
-    _accept(scale.size == 1, "one scale")
-    _quantize(site, x, scale, zero_point, 0)
-
-
-@lower("QuantizeLinear", since=(13, 19, 21, 23, 24, 25, 28))
-def quantize_linear(
-    site: Site,
-    x: Operand,
-    scale: Operand,
-    zero_point: Operand | None = None,
-    *,
-    axis: int = 1,
-    block_size: int = 0,
-    output_dtype: int = 0,
-    precision: int = 0,
-    saturate: int = 1,
-) -> None:
-    """ONNX QuantizeLinear-13 to -25, to integers of 8 and 16 bits."""
-    _accept(precision in (0, ElementType.FLOAT), "precision")
-    (y,) = site.outputs
-    assert y is not None
-    _accept(not output_dtype or to_numpy(ElementType(output_dtype)) == y.dtype, "output_dtype")
-    _quantize(site, x, scale, zero_point, axis)
-
-
-def _dequantize(site: Site, x: Operand, scale: Operand, zero_point: Operand | None, axis: int) -> None:
-    (y,) = site.outputs
-    assert y is not None
-    _accept(x.dtype.name in (*_INTEGERS, "int32"), f"x is {x.dtype.name}")
-    _accept(scale.dtype.name in _FLOATS and y.dtype.name in _FLOATS, "type of the scale or the output")
-    _accept(zero_point is None or zero_point.dtype == x.dtype, "type of the zero point")
+def _dequantize(site: Site, asked: Quantizing) -> None:
+    x, scale, zero_point, y, axis = asked[:5]
+    accept(x.dtype.name in (*_INTEGERS, "int32"), f"x is {x.dtype.name}")
+    accept(scale.dtype.name in _FLOATS and y.dtype.name in _FLOATS, "type of the scale or the output")
+    accept(zero_point is None or zero_point.dtype == x.dtype, "type of the zero point")
     spread = _granularity(x, scale, zero_point, axis)
     dtypes = (x.dtype.name, scale.dtype.name, y.dtype.name)
     _by_slices(site, "dequantize", dtypes, x, y, scale, zero_point, spread=spread)
 
 
-@lower("DequantizeLinear", since=10)
-def dequantize_linear_10(site: Site, x: Operand, scale: Operand, zero_point: Operand | None = None) -> None:
-    """ONNX DequantizeLinear-10, of one scale only."""
-    _accept(scale.size == 1, "one scale")
-    _dequantize(site, x, scale, zero_point, 0)
-
-
-@lower("DequantizeLinear", since=(13, 19, 21, 23, 24, 25, 28))
-def dequantize_linear(
-    site: Site,
-    x: Operand,
-    scale: Operand,
-    zero_point: Operand | None = None,
-    *,
-    axis: int = 1,
-    block_size: int = 0,
-    output_dtype: int = 0,
-) -> None:
-    """ONNX DequantizeLinear-13 to -25, of integers of 8, 16 and 32 bits."""
-    (y,) = site.outputs
-    assert y is not None
-    _accept(not output_dtype or to_numpy(ElementType(output_dtype)) == y.dtype, "output_dtype")
-    _dequantize(site, x, scale, zero_point, axis)
+QUANTIZE.register("numba", _quantize)
+DEQUANTIZE.register("numba", _dequantize)
 
 
 def _find_extremes(site: Site, x: Operand) -> tuple[Scratch, int]:
@@ -159,7 +107,7 @@ def _find_extremes(site: Site, x: Operand) -> tuple[Scratch, int]:
 def dynamic_quantize_linear(site: Site, x: Operand) -> None:
     """ONNX DynamicQuantizeLinear-11."""
     y, scale, zero = site.outputs
-    _accept(x.layout is None, "blocked")
+    accept(x.layout is None, "blocked")
     found, parts = _find_extremes(site, x)
     scale_at: Argument = site.scratch(4) if scale is None else scale
     zero_at: Argument = site.scratch(1) if zero is None else zero
@@ -237,7 +185,7 @@ def _constant_right(
         folded = -left_zero * sums + (0 if added is None else added)
         return Right(panels, Packed(per_column(folded, n, np.int32)), None)
     columns = site.pack(sources, "int8 sums", lambda: per_column(sums, n, np.int32))
-    _accept(added is None, "a bias beside zero points")
+    accept(added is None, "a bias beside zero points")
     if zeros is None:
         return Right(panels, columns, None)
     return Right(panels, columns, site.pack(sources, "int8 zeros", lambda: per_column(zeros, n, np.int32)))
@@ -324,8 +272,8 @@ class _Product:
 
 def _product(a: Operand, b: Operand) -> _Product:
     """Break down numpy.matmul; a B of two dimensions is one product."""
-    _accept(a.layout is None and b.layout is None, "blocked")
-    _accept(a.ndim >= 1 and b.ndim >= 1, "scalars")
+    accept(a.layout is None and b.layout is None, "blocked")
+    accept(a.ndim >= 1 and b.ndim >= 1, "scalars")
     left = a.shape if a.ndim > 1 else (1, *a.shape)
     right = b.shape if b.ndim > 1 else (*b.shape, 1)
     k, n = right[-2:]
@@ -333,7 +281,7 @@ def _product(a: Operand, b: Operand) -> _Product:
         return _Product(math.prod(left[:-1]), k, n, ((0, 0, 0),))
     m = left[-2]
     batch = np.broadcast_shapes(left[:-2], right[:-2])
-    _accept(math.prod(batch) <= 64, "more than 64 products")
+    accept(math.prod(batch) <= 64, "more than 64 products")
     lefts = np.broadcast_to(np.arange(math.prod(left[:-2])).reshape(left[:-2]), batch).reshape(-1)
     rights = np.broadcast_to(np.arange(math.prod(right[:-2])).reshape(right[:-2]), batch).reshape(-1)
     pairs = zip(lefts.tolist(), rights.tolist(), strict=True)
@@ -342,12 +290,12 @@ def _product(a: Operand, b: Operand) -> _Product:
 
 def _check_zero(zero: Operand | None, length: int, what: str) -> None:
     if zero is not None:
-        _accept(zero.size == 1 or (zero.ndim == 1 and zero.size == length), f"zero point of {what}")
+        accept(zero.size == 1 or (zero.ndim == 1 and zero.size == length), f"zero point of {what}")
 
 
 def _check_bytes(*operands: Operand) -> None:
     for operand in operands:
-        _accept(operand.dtype.name in _BYTES, f"{operand.dtype.name}")
+        accept(operand.dtype.name in _BYTES, f"{operand.dtype.name}")
 
 
 def _is_known(*operands: Operand | None) -> bool:
@@ -368,8 +316,8 @@ def _integer_product(
     """Add the calls for all matrices of a product; `added` is a bias, `finish` goes to `_multiply`."""
     _check_bytes(a, b)
     shape = _product(a, b)
-    _accept(shape.m * shape.n == 0 or shape.k > 0, "nothing to sum")
-    _accept(shape.k <= 2**15, "sums that may wrap")
+    accept(shape.m * shape.n == 0 or shape.k > 0, "nothing to sum")
+    accept(shape.k <= 2**15, "sums that may wrap")
     _check_zero(a_zero, a.shape[-2] if a.ndim > 1 else 1, "A")
     _check_zero(b_zero, shape.n, "B")
     if y.size == 0:
@@ -380,7 +328,7 @@ def _integer_product(
     if a_zero is None or (a_zero.constant is not None and a_zero.size == 1):
         left_zero = flip + (0 if a_zero is None else int(a_zero.constant.reshape(())))  # type: ignore[union-attr]
     size = y.dtype.itemsize
-    _accept(added is None or known, "a bias, and weights that are not constant")
+    accept(added is None or known, "a bias, and weights that are not constant")
     right = _constant_right(site, b, b_zero, left_zero, added) if known else None
     for at_a, at_b, at_y in shape.places:
         each = right or _packed_right(site, b + at_b, (shape.k, shape.n), b.dtype.name, b_zero)
@@ -395,14 +343,11 @@ def _integer_product(
         )
 
 
-@lower("MatMulInteger", since=10)
-def matmul_integer(
-    site: Site, a: Operand, b: Operand, a_zero: Operand | None = None, b_zero: Operand | None = None
-) -> None:
-    """ONNX MatMulInteger-10, exact."""
-    (y,) = site.outputs
-    assert y is not None
-    _integer_product(site, "int32", a, b, a_zero, b_zero, y)
+def _integer(site: Site, asked: IntegerProduct) -> None:
+    _integer_product(site, "int32", asked.a, asked.b, asked.a_zero, asked.b_zero, asked.y)
+
+
+INTEGER.register("numba", _integer)
 
 
 def rounding_block(dtype: Any, zero: int, divisor: float = 1.0) -> Packed:
@@ -417,101 +362,59 @@ def rounding_block(dtype: Any, zero: int, divisor: float = 1.0) -> Packed:
     return Packed(block)
 
 
-def known_scale(scale: Operand, name: str) -> Array:
-    """Return a scale that is known, positive and finite, in float64."""
-    _accept(scale.constant is not None, f"{name} is not constant")
-    assert scale.constant is not None
-    value = scale.constant.astype(np.float64)
-    _accept(bool(np.all(np.isfinite(value) & (value > 0))), f"{name} must be positive")
-    return value
-
-
-def _qlinear_matmul(
-    site: Site,
-    kind: str,
-    a: Operand,
-    a_scale: Operand,
-    a_zero: Operand,
-    b: Operand,
-    b_scale: Operand,
-    b_zero: Operand,
-    y_scale: Operand,
-    y_zero: Operand,
-    bias: Operand | None = None,
-    activation: str = "",
-) -> None:
-    (y,) = site.outputs
-    assert y is not None
-    _accept(y.dtype.name in _BYTES and y_zero.dtype == y.dtype, f"to {y.dtype.name}")
+def _requantized(site: Site, kind: str, asked: IntegerProduct) -> None:
+    a, b, y, a_zero, b_zero, a_scale, b_scale, y_scale, y_zero, bias, relu = asked
+    assert a_scale is not None
+    assert b_scale is not None
+    assert y_scale is not None
+    assert y_zero is not None
+    accept(y.dtype.name in _BYTES and y_zero.dtype == y.dtype, f"to {y.dtype.name}")
     n = b.shape[-1] if b.ndim > 1 else 1
     left, right, out = (
         known_scale(a_scale, "a_scale"),
         known_scale(b_scale, "b_scale"),
         known_scale(y_scale, "y_scale"),
     )
-    _accept(left.size == 1 and out.size == 1, "scales per row")
-    _accept(right.size == 1 or right.shape == (n,), "scale of B")
-    _accept(y_zero.constant is not None and y_zero.size == 1, "y_zero_point is not constant")
+    accept(left.size == 1 and out.size == 1, "scales per row")
+    accept(right.size == 1 or right.shape == (n,), "scale of B")
+    accept(y_zero.constant is not None and y_zero.size == 1, "y_zero_point is not constant")
     assert y_zero.constant is not None
     scale = left.reshape(()) * right
     divisor = float(out.reshape(()))
     scales = per_column(scale / divisor, n, np.float32) if kind == "q32" else per_column(scale, n, np.float64)
     block = rounding_block(y.dtype, int(y_zero.constant.reshape(())), divisor)
-    if activation == "Relu":
-        _accept(kind == "q32", "activation")
+    if relu:
         low = block.array.view(np.float32)
         low[2] = max(low[2], 0.0)
-    _accept(bias is None or bias.constant is not None, "bias is not constant")
+    accept(bias is None or bias.constant is not None, "bias is not constant")
     added = None if bias is None else bias.constant
     _integer_product(site, kind, a, b, a_zero, b_zero, y, added, scales=Packed(scales), block=block)
 
 
-@lower("QLinearMatMul", since=(10, 21))
-def qlinear_matmul(
-    site: Site,
-    a: Operand,
-    a_scale: Operand,
-    a_zero: Operand,
-    b: Operand,
-    b_scale: Operand,
-    b_zero: Operand,
-    y_scale: Operand,
-    y_zero: Operand,
-) -> None:
-    """ONNX QLinearMatMul-10 of 8-bit integers, exact."""
-    _accept(all(scale.dtype == np.float32 for scale in (a_scale, b_scale, y_scale)), "scales are not float32")
-    _qlinear_matmul(site, "q64/", a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero)
+def _qlinear(site: Site, asked: IntegerProduct) -> None:
+    """Emit a QLinearMatMul, exact."""
+    scales = (asked.a_scale, asked.b_scale, asked.y_scale)
+    accept(all(s is not None and s.dtype == np.float32 for s in scales), "scales are not float32")
+    _requantized(site, "q64/", asked)
 
 
-@lower("QuantizedMatMul", since=1, domain=INTERNAL)
-def quantized_matmul(
-    site: Site,
-    a: Operand,
-    a_scale: Operand,
-    a_zero: Operand,
-    b: Operand,
-    b_scale: Operand,
-    b_zero: Operand,
-    y_scale: Operand,
-    y_zero: Operand,
-    bias: Operand | None = None,
-    *,
-    activation: str = "",
-) -> None:
-    """QLinearMatMul with a bias, in float32."""
-    _qlinear_matmul(site, "q32", a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero, bias, activation)
+def _quantized(site: Site, asked: IntegerProduct) -> None:
+    """Emit a QuantizedMatMul, scaled in float32."""
+    _requantized(site, "q32", asked)
+
+
+QLINEAR.register("numba", _qlinear)
+QUANTIZED.register("numba", _quantized)
 
 
 def _float_finish(b: Operand, b_scale: Operand, bias: Operand | None, y: Operand) -> dict[str, Any]:
     """Check and return what turns int32 sums into float32."""
     n = b.shape[-1]
-    _accept(b.ndim == 2 and y.dtype == np.float32, "not a matrix, or not to float32")
-    _accept(b_scale.constant is not None and b_scale.dtype == np.float32, "b_scale is not constant")
+    accept(b.ndim == 2, "not a matrix")
+    accept(b_scale.constant is not None, "b_scale is not constant")
     assert b_scale.constant is not None
-    _accept(b_scale.size == 1 or b_scale.shape == (n,), "scale of B")
-    if bias is not None:
-        _accept(bias.shape == (n,) and bias.dtype == np.float32, "bias")
-        _accept(bias.constant is not None, "bias is not constant")
+    accept(b_scale.size == 1 or b_scale.shape == (n,), "scale of B")
+    accept(bias is None or bias.constant is not None, "bias is not constant")
     scales = Packed(per_column(b_scale.constant, n, np.float32))
     added = (
         None if bias is None or bias.constant is None else Packed(per_column(bias.constant, n, np.float32))
@@ -519,42 +422,21 @@ def _float_finish(b: Operand, b_scale: Operand, bias: Operand | None, y: Operand
     return {"scales": scales, "bias": added}
 
 
-@lower("MatMulIntegerToFloat", since=1, domain=INTERNAL)
-def matmul_integer_to_float(
-    site: Site,
-    a: Operand,
-    b: Operand,
-    a_scale: Operand,
-    b_scale: Operand,
-    a_zero: Operand | None = None,
-    b_zero: Operand | None = None,
-    bias: Operand | None = None,
-) -> None:
-    """(A - a_zero) (B - b_zero) * (a_scale * b_scale) + bias."""
-    (y,) = site.outputs
-    assert y is not None
-    _accept(a_scale.size == 1 and a_scale.dtype == np.float32, "scale of A")
-    finish = _float_finish(b, b_scale, bias, y)
+def _to_float(site: Site, asked: IntegerProduct) -> None:
+    a, b, y, a_zero, b_zero, a_scale, b_scale = asked[:7]
+    assert a_scale is not None
+    assert b_scale is not None
+    finish = _float_finish(b, b_scale, asked.bias, y)
     _integer_product(site, "float32", a, b, a_zero, b_zero, y, block=a_scale, **finish)
 
 
-@lower("DynamicQuantizeMatMul", since=1, domain=INTERNAL)
-def dynamic_quantize_matmul(
-    site: Site,
-    a: Operand,
-    b: Operand,
-    b_scale: Operand,
-    b_zero: Operand | None = None,
-    bias: Operand | None = None,
-) -> None:
-    """DynamicQuantizeLinear(A) times (B - b_zero) * b_scale, plus bias."""
-    (y,) = site.outputs
-    assert y is not None
-    _accept(a.dtype == np.float32, "A is not float32")
+def _dynamic(site: Site, asked: IntegerProduct) -> None:
+    a, b, y, b_zero, b_scale, bias = asked.a, asked.b, asked.y, asked.b_zero, asked.b_scale, asked.bias
+    assert b_scale is not None
     _check_bytes(b)
     finish = _float_finish(b, b_scale, bias, y)
     shape = _product(a, b)
-    _accept(0 < shape.k <= 2**15 and _is_known(b, b_zero), "B is not constant")
+    accept(0 < shape.k <= 2**15 and _is_known(b, b_zero), "B is not constant")
     _check_zero(b_zero, shape.n, "B")
     if y.size == 0:
         return
@@ -567,3 +449,7 @@ def dynamic_quantize_matmul(
     site.call(code, a, k, left, deep, terms, found, parts, block, units=m, work=a.size * 0.1)
     kind = "row" if right.zeros is None else "both"
     _multiply(site, "float32", kind, left, right, y, (m, k, n), terms, block=block, **finish)
+
+
+TO_FLOAT.register("numba", _to_float)
+DYNAMIC.register("numba", _dynamic)

@@ -10,7 +10,6 @@ corrected: what is added to a sum depends on which taps lie inside (`edges`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from onnxref.dtypes import Array
-from onnxref.errors import KernelError
 from onnxref.lowering import (
     NO_PAD,
     Argument,
@@ -36,96 +34,21 @@ from onnxref.lowering import (
 from onnxref.native import native, target
 from onnxref.registry import INTERNAL
 
-from ..numpy._windows import slide
+from ..common.checks import accept, known
+from ..common.quantization import known_scale, known_zero
+from ..common.windows import conv_attributes, conv_windows
+from .convolution import Geometry, geometry
 from .layout import convert, covers, steps
-from .quantization import centred, known_scale, padded, rounding_block
+from .quantization import centred, padded, rounding_block
 
 CODE = "onnxref.kernels.numba.code.int8_conv"
-_CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 _PIXELS = (14, 12, 10, 8, 7, 6, 4, 3, 2, 1)
 
 
-def accept(condition: bool, reason: str) -> None:
-    if not condition:
-        raise Unsupported(reason)
-
-
-def _known(operand: Operand, name: str) -> Array:
-    accept(operand.constant is not None, f"{name} is not constant")
-    assert operand.constant is not None
-    return operand.constant
-
-
-def known_zero(operand: Operand | None, name: str) -> int:
-    """Return a zero point that is one constant."""
-    if operand is None:
-        return 0
-    value = _known(operand, name)
-    accept(value.size == 1, f"{name} per channel")
-    return int(value.reshape(()))
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """A convolution over rows and columns.
-
-    Attributes:
-        pads: of the input: top, left, bottom, right.
-    """
-
-    n: int
-    c: int
-    m: int
-    size: tuple[int, int]
-    out: tuple[int, int]
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    pads: Pad
-
-
-def _pair(values: tuple[int, ...], missing: int) -> tuple[int, int]:
-    return (missing, values[0]) if len(values) == 1 else (values[0], values[1])
-
-
-def int_tuple(values: Sequence[int] | None) -> tuple[int, ...] | None:
-    return None if values is None else tuple(values)
-
-
-def geometry(
-    x: Operand,
-    w: Operand,
-    *,
-    auto_pad: str = "NOTSET",
-    dilations: Sequence[int] | None = None,
-    group: int = 1,
-    kernel_shape: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    strides: Sequence[int] | None = None,
-) -> Geometry:
+def without_groups(x: Operand, w: Operand, *, group: int = 1, **attributes: Any) -> Geometry:
     """Return what the attributes of a convolution without groups say; the reference names their faults."""
-    accept(x.ndim in (3, 4) and w.ndim == x.ndim, f"rank {x.ndim}")
     accept(group == 1, "groups")
-    accept(x.shape[1] == w.shape[1], "channels do not fit")
-    accept(kernel_shape is None or tuple(kernel_shape) == w.shape[2:], "kernel_shape is not that of W")
-    try:
-        found = slide(
-            x.shape[2:], w.shape[2:], int_tuple(strides), int_tuple(dilations), int_tuple(pads), auto_pad
-        )
-    except KernelError as error:
-        raise Unsupported(str(error)) from error
-    border = _pair(found.begins, 0) + _pair(found.ends, 0)
-    return Geometry(
-        x.shape[0],
-        x.shape[1],
-        w.shape[0],
-        _pair(found.size, 1),
-        _pair(found.out, 1),
-        _pair(found.kernel, 1),
-        _pair(found.strides, 1),
-        _pair(found.dilations, 1),
-        border,
-    )
+    return geometry(x, w, conv_windows(x, w, 2, **attributes))
 
 
 @dataclass(frozen=True)
@@ -152,8 +75,8 @@ class Weights:
 
 
 def _weights(w: Operand, zero_point: Operand | None, g: Geometry) -> Weights:
-    value = _known(w, "w")
-    zero = np.zeros((), w.dtype) if zero_point is None else _known(zero_point, "w_zero_point")
+    value = known(w, "w")
+    zero = np.zeros((), w.dtype) if zero_point is None else known(zero_point, "w_zero_point")
     accept(zero.size == 1 or zero.shape == (g.m,), "w_zero_point")
     columns = value.reshape(g.m, -1).T
     made, zeros = centred(columns, zero.reshape(-1) if zero.size > 1 else zero.reshape(()))
@@ -265,7 +188,7 @@ def _convolve(
 ) -> None:
     """Add the calls of a convolution without groups; y may be blocked or plain."""
     lanes = target().lanes
-    b = None if bias is None else _known(bias, "bias")
+    b = None if bias is None else known(bias, "bias")
     table, row_of, column_of = _corrections(weights.values, b, source, g)
     shape, size = (g.n, g.m, *g.out), y.dtype.itemsize
     goal: Operand | Scratch = y
@@ -342,7 +265,7 @@ def _convolve(
 
 
 def _checked(x: Operand, w: Operand, y: Operand | None, attributes: dict[str, Any]) -> Geometry:
-    g = geometry(x, w, **attributes)
+    g = without_groups(x, w, **attributes)
     accept(x.dtype in (np.uint8, np.int8) and w.dtype in (np.uint8, np.int8), "not of 8 bits")
     accept(y is not None and y.size > 0 and x.size > 0 and 0 not in g.kernel, "empty")
     accept(w.size // g.m <= 2**15, "sums that may wrap")
@@ -355,7 +278,7 @@ def _blocked_conv(op: Op, lanes: int) -> BlockedUse | None:
     if x is None or w is None or y is None or w.constant is None or y.size == 0:
         return None
     try:
-        g = _checked(x, w, y, {name: op.attributes[name] for name in _CONV if name in op.attributes})
+        g = _checked(x, w, y, conv_attributes(op))
     except Unsupported:
         return None
     if x.dtype != np.uint8:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from onnxref.errors import KernelError
 from onnxref.lowering import (
     NO_PAD,
     Blocked,
@@ -22,14 +21,18 @@ from onnxref.lowering import (
     Pad,
     Scratch,
     Site,
+    Unsupported,
     lower,
 )
 from onnxref.native import native, target
 from onnxref.registry import INTERNAL
 
-from ..numpy._windows import Windows, slide
+from ..common.checks import accept
+from ..common.quantization import known_zero
+from ..common.windows import pool_windows
+from ..numpy._windows import Windows
 from .layout import convert, covers, goes_along, padded_copy, steps
-from .quantized_conv import CODE, accept, addition_parameters, in_blocks, int_tuple, known_zero
+from .quantized_conv import CODE, addition_parameters, in_blocks
 
 
 def _blocked_bytes(op: Op, lanes: int) -> BlockedUse | None:
@@ -100,14 +103,10 @@ def _windows(x: Operand, attributes: Mapping[str, Any]) -> tuple[Windows, Pad] |
     """Return the windows of a MaxPool and the border that they reach, None for what is not lowered."""
     if x.ndim != 4 or attributes.get("storage_order", 0):
         return None
-    names = ("strides", "dilations", "pads")
+    given = {name: value for name, value in attributes.items() if name != "storage_order"}
     try:
-        found = slide(
-            x.shape[2:], tuple(attributes["kernel_shape"]),
-            *(int_tuple(attributes.get(name)) for name in names),
-            attributes.get("auto_pad", "NOTSET"), attributes.get("ceil_mode", 0),
-        )  # fmt: skip
-    except KernelError:
+        found = pool_windows(x, 2, **given)
+    except Unsupported:
         return None
     ends = []
     for i in (0, 1):  # ceil_mode reaches beyond the declared padding

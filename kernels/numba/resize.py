@@ -7,25 +7,16 @@ once: within 2n + 2 ulps of the sum of the weighted magnitudes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 from onnxref.dtypes import Array
-from onnxref.errors import KernelError
-from onnxref.lowering import Argument, BlockedUse, Op, Operand, Packed, Site, Unsupported, lower
+from onnxref.lowering import Argument, BlockedUse, Op, Operand, Packed, Site, Unsupported
 from onnxref.native import native
 
-from ..numpy import _interpolation
-from ..numpy._interpolation import Axis, Filter, plan_axes
-from ..numpy.resize import (
-    POSITIONS_11,
-    POSITIONS_13,
-    POSITIONS_19,
-    check_filter,
-    scale_only,
-)
+from ..common.resize import RESIZES, Resampling, nearest_table, tap_table
+from ..numpy._interpolation import Axis, Filter
 from .layout import goes_along, image_shape, steps
 
 CODE = "onnxref.kernels.numba.code.resize"
@@ -51,24 +42,17 @@ def blocked_resize(op: Op, lanes: int) -> BlockedUse | None:
 
 
 def _nearest_table(length: int, a: Axis | None, how: Filter) -> Array:
-    if a is None:
-        return np.arange(length, dtype=np.int64)
-    positions = _interpolation.source_positions(a, how)
-    return _interpolation.nearest_indices(a, positions, how.nearest_mode).astype(np.int64)
+    return np.arange(length, dtype=np.int64) if a is None else nearest_table(a, how)
 
 
 def _tap_table(length: int, a: Axis | None, how: Filter) -> tuple[Array, Array, Array]:
     """Return (counts, positions, weights): for each output the taps whose weight is not zero come first."""
     if a is None:
         return np.ones(length, np.int64), np.arange(length, dtype=np.int64)[:, None], np.ones((length, 1))
-    index, weights = _interpolation.filter_taps(a, _interpolation.source_positions(a, how), how)
-    order = np.argsort(weights == 0, axis=1, kind="stable")
-    index, weights = (np.take_along_axis(table, order, axis=1) for table in (index, weights))
-    counts = (weights != 0).sum(axis=1)
-    if not counts.all():
+    found = tap_table(a, how)
+    if not found.counts.all():
         raise Unsupported("an output without any input")
-    most = int(counts.max())
-    return counts.astype(np.int64), index[:, :most].astype(np.int64), weights[:, :most]
+    return found.counts, found.places, found.weights
 
 
 def _packs(site: Site, key: Hashable, tables: Sequence[Array]) -> list[Packed]:
@@ -81,7 +65,8 @@ def _packs(site: Site, key: Hashable, tables: Sequence[Array]) -> list[Packed]:
 # Calls --------------------------------------------------------------------------------------------
 
 
-def _resample(site: Site, x: Operand, plan: list[Axis], how: Filter) -> None:
+def _resample(site: Site, asked: Resampling) -> None:
+    x, plan, how = asked
     (y,) = site.outputs
     if y is None or y.size == 0:
         return
@@ -191,96 +176,4 @@ def _resample_plain(
     )
 
 
-# Lowerings ----------------------------------------------------------------------------------------
-
-
-def _known(operand: Operand | None, name: str) -> Array | None:
-    if operand is None or operand.size == 0:
-        return None
-    if operand.constant is None:
-        raise Unsupported(f"{name} that is not constant")
-    return operand.constant
-
-
-def _resizing(known_positions: Sequence[str]) -> Callable[..., None]:
-    def emit(
-        site: Site,
-        x: Operand,
-        roi: Operand | None = None,
-        scales: Operand | None = None,
-        sizes: Operand | None = None,
-        *,
-        mode: str = "nearest",
-        coordinate_transformation_mode: str = "half_pixel",
-        nearest_mode: str = "round_prefer_floor",
-        cubic_coeff_a: float = -0.75,
-        exclude_outside: int = 0,
-        extrapolation_value: float = 0.0,
-        antialias: int = 0,
-        axes: tuple[int, ...] | None = None,
-        keep_aspect_ratio_policy: str = "stretch",
-    ) -> None:
-        """Lower Resize with constant scales or sizes."""
-        how = Filter(
-            mode,
-            coordinate_transformation_mode,
-            nearest_mode,
-            cubic_coeff_a,
-            bool(exclude_outside),
-            extrapolation_value,
-            bool(antialias),
-        )
-        given = (_known(scales, "scales"), _known(sizes, "sizes"))
-        try:
-            like: Any = x
-            plan = plan_axes(like, None, *given, axes=axes, policy=keep_aspect_ratio_policy)
-            check_filter(how, known_positions, plan)
-        except KernelError as error:  # the reference kernel says it again
-            raise Unsupported(str(error)) from error
-        _resample(site, x, plan, how)
-
-    return emit
-
-
-lower("Resize", since=11, blocked=blocked_resize)(_resizing(POSITIONS_11))
-lower("Resize", since=(13, 18), blocked=blocked_resize)(_resizing(POSITIONS_13))
-lower("Resize", since=19, blocked=blocked_resize)(_resizing(POSITIONS_19))
-
-
-def _resize_by(site: Site, x: Operand, scales: Array | None, mode: str, smallest: float) -> None:
-    if scales is None:
-        raise Unsupported("no scales")
-    try:
-        like: Any = x
-        plan, how = scale_only(like, scales, mode, smallest)
-    except KernelError as error:
-        raise Unsupported(str(error)) from error
-    _resample(site, x, plan, how)
-
-
-@lower("Resize", since=10, blocked=blocked_resize)
-def resize_10(site: Site, x: Operand, scales: Operand, *, mode: str = "nearest") -> None:
-    """Lower Resize-10."""
-    _resize_by(site, x, _known(scales, "scales"), mode, 0.0)
-
-
-@lower("Upsample", since=(9, 10), blocked=blocked_resize)
-def upsample_9(site: Site, x: Operand, scales: Operand, *, mode: str = "nearest") -> None:
-    """Lower Upsample-9."""
-    _resize_by(site, x, _known(scales, "scales"), mode, 1.0)
-
-
-@lower("Upsample", since=7, blocked=blocked_resize)
-def upsample_7(site: Site, x: Operand, *, scales: tuple[float, ...], mode: str = "nearest") -> None:
-    """Lower Upsample-7."""
-    _resize_by(site, x, np.array(scales, np.float32), mode, 1.0)
-
-
-@lower("Upsample", since=1, blocked=blocked_resize)
-def upsample_1(
-    site: Site, x: Operand, *, height_scale: float, width_scale: float, mode: str = "nearest"
-) -> None:
-    """Lower Upsample-1."""
-    if x.ndim != 4:
-        raise Unsupported("other than four axes")
-    _resize_by(site, x, np.array((1, 1, height_scale, width_scale), np.float32), mode, 1.0)
+RESIZES.register("numba", _resample, blocked_resize)

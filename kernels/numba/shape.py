@@ -10,16 +10,11 @@ from typing import Any
 
 from onnxref.lowering import Operand, Site, Unsupported, lower
 
-from .boxes import (
-    Dim,
-    check_movable,
-    check_result,
-    emit_alias,
-    emit_box,
-    known_ints,
-    refusing,
-    row_strides,
-)
+from ..common.checks import check_movable, known_ints, refusing
+from ..common.shape import EXPAND, TILE, Expansion, Tiling
+from ..common.strides import Dim
+from ..numpy._common import row_strides
+from .boxes import emit_alias, emit_box
 
 # --- the same elements under another shape -------------------------------------------------------
 
@@ -111,41 +106,23 @@ def space_to_depth(site: Site, input: Operand, *, blocksize: int, mode: str = "D
 # --- repetition ----------------------------------------------------------------------------------
 
 
-@lower("Expand", since=(8, 13))
-@refusing
-def expand(site: Site, input: Operand, shape: Operand) -> None:
-    """ONNX Expand-13."""
-    (output,) = site.outputs
-    assert output is not None
-    check_movable(input)
-    wanted = known_ints(shape, "shape")
-    rank = max(input.ndim, len(wanted))
-    ours = [1] * (rank - input.ndim) + list(input.shape)
-    theirs = [1] * (rank - len(wanted)) + wanted
-    if any(d < 0 or (d != n and 1 not in (d, n)) for d, n in zip(theirs, ours, strict=True)):
-        raise Unsupported(f"shape {wanted} does not broadcast with {input.shape}")
-    goal = [d if n == 1 else n for d, n in zip(theirs, ours, strict=True)]
-    check_result(output, goal)
-    if goal == ours:
-        emit_alias(site, input)
+def _expand(site: Site, asked: Expansion) -> None:
+    data, output, ours = asked
+    if output.shape == ours:
+        emit_alias(site, data)
         return
-    places = zip(goal, row_strides(goal), ours, row_strides(ours), strict=True)
-    emit_box(site, output, input, [Dim(d, to, 0 if n == 1 else origin) for d, to, n, origin in places])
+    places = zip(output.shape, row_strides(output.shape), ours, row_strides(ours), strict=True)
+    emit_box(site, output, data, [Dim(d, to, 0 if n == 1 else origin) for d, to, n, origin in places])
 
 
-@lower("Tile", since=(6, 13))
-@refusing
-def tile(site: Site, input: Operand, repeats: Operand) -> None:
-    """ONNX Tile-13."""
-    (output,) = site.outputs
-    assert output is not None
-    check_movable(input)
-    times = known_ints(repeats, "repeats")
-    if len(times) != input.ndim or any(r < 0 for r in times):
-        raise Unsupported(f"repeats {times} do not fit {input.shape}")
-    goal = [d * r for d, r in zip(input.shape, times, strict=True)]
-    check_result(output, goal)
+def _tile(site: Site, asked: Tiling) -> None:
+    data, output, times = asked
     dims: list[Dim] = []
-    for d, r, to, origin in zip(input.shape, times, row_strides(goal), row_strides(input.shape), strict=True):
+    strides = row_strides(output.shape), row_strides(data.shape)
+    for d, r, to, origin in zip(data.shape, times, *strides, strict=True):
         dims += [Dim(r, to * d, 0), Dim(d, to, origin)]
-    emit_box(site, output, input, dims)
+    emit_box(site, output, data, dims)
+
+
+EXPAND.register("numba", _expand)
+TILE.register("numba", _tile)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from onnxref.dtypes import Array
-from onnxref.errors import KernelError
 from onnxref.lowering import (
     NO_PAD,
     Argument,
@@ -30,8 +29,8 @@ from onnxref.lowering import (
 )
 from onnxref.native import target
 
+from ..common.windows import over_axes, transposed_windows
 from ..numpy._windows import Windows
-from ..numpy.convolution import transposed_windows
 from .grouped import GroupedShape, blocked_bytes, constant_weights, convolve_blocks, window_origin
 from .layout import convert, covers, steps
 
@@ -73,24 +72,6 @@ def _phases(windows: Windows, axis: int) -> list[_Phase]:
     return found
 
 
-def _flat(windows: Windows) -> Windows:
-    """Return windows over two axes."""
-    if len(windows.size) == 2:
-        return windows
-    if len(windows.size) != 1:
-        raise Unsupported("other than one or two spatial axes")
-    one, zero = (1,), (0,)
-    return Windows(
-        one + windows.size,
-        one + windows.kernel,
-        one + windows.strides,
-        one + windows.dilations,
-        zero + windows.begins,
-        zero + windows.ends,
-        one + windows.out,
-    )
-
-
 def _plan(x: Operand, w: Operand, version: int, attributes: Any) -> tuple[list[list[_Phase]], Windows, Pad]:
     """Return the phases of both axes, the windows, and the border that the input needs."""
     if x.dtype != np.float32 or w.dtype != np.float32:
@@ -99,12 +80,7 @@ def _plan(x: Operand, w: Operand, version: int, attributes: Any) -> tuple[list[l
         raise Unsupported("weights that are not constant")
     if not np.isfinite(w.constant).all():
         raise Unsupported("weights that are not finite: zeros between the inputs would spoil other outputs")
-    try:
-        image: Any = x
-        kernels: Any = w
-        windows = _flat(transposed_windows(image, kernels, version=version, **attributes))
-    except KernelError as error:  # the reference kernel says it again
-        raise Unsupported(str(error)) from error
+    windows = over_axes(transposed_windows(x, w, 2, version, attributes), 2)
     phases = [_phases(windows, axis) for axis in (0, 1)]
     before = [max(0, *(-p.start for p in of_axis)) for of_axis in phases if of_axis]
     after = [

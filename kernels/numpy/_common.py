@@ -106,9 +106,9 @@ def zeros(shape: Sequence[int], dtype: DType) -> Array:
     return np.full(shape, "", object) if dtype.kind == "O" else np.zeros(shape, dtype)
 
 
-def row_strides(shape: Sequence[int]) -> list[int]:
+def row_strides(shape: Sequence[int]) -> tuple[int, ...]:
     """Return how many elements lie between neighbours along each axis, in row-major order."""
-    return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 # --- functions of floating-point tensors ---------------------------------------------------------

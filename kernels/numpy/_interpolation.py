@@ -147,7 +147,7 @@ def plan_axes(
     )
 
 
-def _resized_shape(x: Array, plan: list[Axis]) -> tuple[int, ...]:
+def resized_shape(x: Array, plan: list[Axis]) -> tuple[int, ...]:
     shape = list(x.shape)
     for a in plan:
         shape[a.axis] = a.resized
@@ -318,7 +318,7 @@ def from_float(y: Array, dtype: DType, *, rounded: bool) -> Array:
 
 def resample(x: Array, plan: list[Axis], how: Filter) -> Array:
     """Return `x` resampled along every axis of the plan."""
-    shape = _resized_shape(x, plan)
+    shape = resized_shape(x, plan)
     if 0 in shape:
         return np.empty(shape, x.dtype)
     # Shrinking axes go first, so that nothing in between is larger than both ends.
@@ -353,7 +353,7 @@ def _extrapolated(value: float, dtype: DType) -> Any:
 
 
 def resample_cost(x: Array, plan: list[Axis], how: Filter) -> Cost:
-    shape = _resized_shape(x, plan)
+    shape = resized_shape(x, plan)
     out = Cost.of(shape, x.dtype).out_bytes
     if 0 in shape:
         return Cost(0)

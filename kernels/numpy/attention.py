@@ -24,7 +24,7 @@ _RAW, _SOFTCAPPED, _BIASED, _PROBABILITIES = range(4)  # values of qk_matmul_out
 # Heads ----------------------------------------------------------------------------------------
 
 
-def _split_heads(x: Array, heads: int | None, name: str) -> Array:
+def split_heads(x: Array, heads: int | None, name: str) -> Array:
     """Return `(B, S, heads * D)`, or what has 4 dimensions already, as `(B, heads, S, D)`."""
     if x.ndim == 4:
         if heads is not None and heads != x.shape[1]:
@@ -37,7 +37,7 @@ def _split_heads(x: Array, heads: int | None, name: str) -> Array:
     return x.reshape(*x.shape[:2], heads, x.shape[2] // heads).transpose(0, 2, 1, 3)
 
 
-def _check_heads(q: Array, k: Array, v: Array) -> None:
+def check_heads(q: Array, k: Array, v: Array) -> None:
     """Check `(B, heads, S, D)` of query, key and value against each other."""
     if k.shape[:3] != v.shape[:3]:
         raise KernelError(f"V must agree with K in all but head size {k.shape} (got {v.shape})")
@@ -240,11 +240,11 @@ def attention(
     if min(window) < -1:
         raise KernelError(f"left_window_size and right_window_size must be at least -1 (got {window})")
     check_choice(qk_matmul_output_mode, range(4), "qk_matmul_output_mode")
-    heads_q = _split_heads(q, q_num_heads, "Q")
-    keys = _with_past(_split_heads(k, kv_num_heads, "K"), past_key, "past_key")
-    values = _with_past(_split_heads(v, kv_num_heads, "V"), past_value, "past_value")
+    heads_q = split_heads(q, q_num_heads, "Q")
+    keys = _with_past(split_heads(k, kv_num_heads, "K"), past_key, "past_key")
+    values = _with_past(split_heads(v, kv_num_heads, "V"), past_value, "past_value")
     _check_cache(past_key, past_value, nonpad_kv_seqlen, keys.shape[0], keys.shape[2])
-    _check_heads(heads_q, keys, values)
+    check_heads(heads_q, keys, values)
 
     past = 0 if past_key is None else past_key.shape[2]
     visible = _visible(heads_q.shape[2], keys.shape[2], past, nonpad_kv_seqlen, bool(is_causal), window)
@@ -292,7 +292,7 @@ def flex_attention(
     """Attend `(B, Hq, Sq, D)` to keys; subgraphs may change the weights (ONNX FlexAttention-1)."""
     if not q.ndim == k.ndim == v.ndim == 4:
         raise KernelError(f"Q, K and V must have 4 dimensions (got {q.ndim}, {k.ndim} and {v.ndim})")
-    _check_heads(q, k, v)
+    check_heads(q, k, v)
     if softmax_precision is None:
         precision = widen(q).dtype
     else:
@@ -336,7 +336,7 @@ def rotary_embedding(
     rotary_embedding_dim: int = 0,
 ) -> Array:
     """Rotate pairs in each head of `(B, H, S, D)` or `(B, S, H * D)` (ONNX RotaryEmbedding-23)."""
-    heads = _split_heads(x, num_heads, "X").transpose(0, 2, 1, 3)  # (B, S, H, D)
+    heads = split_heads(x, num_heads, "X").transpose(0, 2, 1, 3)  # (B, S, H, D)
     size = rotary_embedding_dim or heads.shape[3]
     if size % 2 or not 0 <= size <= heads.shape[3]:
         raise KernelError(f"rotary_embedding_dim must be even, at most {heads.shape[3]} (got {size})")
@@ -416,9 +416,9 @@ def linear_attention(
     if not query.ndim == key.ndim == value.ndim == 3:
         shapes = f"{query.shape}, {key.shape} and {value.shape}"
         raise KernelError(f"query, key and value must have 3 dimensions (got {shapes})")
-    heads_q, heads_k = _split_heads(query, q_num_heads, "query"), _split_heads(key, kv_num_heads, "key")
-    heads_v = _split_heads(value, kv_num_heads, "value")
-    _check_heads(heads_q, heads_k, heads_v)
+    heads_q, heads_k = split_heads(query, q_num_heads, "query"), split_heads(key, kv_num_heads, "key")
+    heads_v = split_heads(value, kv_num_heads, "value")
+    check_heads(heads_q, heads_k, heads_v)
     batch, _, steps, size = heads_q.shape
     if steps != heads_k.shape[2]:
         raise KernelError(f"key must have as many tokens as query, {steps} (got {heads_k.shape[2]})")

@@ -38,7 +38,7 @@ def _from_front(indices: Array, size: int, what: str, lowest: int | None = None)
 # --- Slice and ReverseSequence -------------------------------------------------------------------
 
 
-def _effective_slice(start: int, end: int, step: int, dim: int) -> slice:
+def effective_slice(start: int, end: int, step: int, dim: int) -> slice:
     """Return the slice after the clamping rules of ONNX Slice-13."""
     if step == 0:
         raise KernelError("steps must not be zero (got 0)")
@@ -66,7 +66,7 @@ def _slice(
         raise KernelError(f"starts, ends, axes and steps must be equally many (got {lengths})")
     window = [slice(None)] * data.ndim
     for axis, start, end, step in zip(normalize_axes(axes, data.ndim), starts, ends, steps, strict=True):
-        window[axis] = _effective_slice(start, end, step, data.shape[axis])
+        window[axis] = effective_slice(start, end, step, data.shape[axis])
     return data[tuple(window)]
 
 
@@ -119,18 +119,18 @@ def reverse_sequence(input: Array, sequence_lens: Array, *, batch_axis: int = 1,
 # --- Gather --------------------------------------------------------------------------------------
 
 
-def _gathered_shape(data: Array, indices: Array, axis: int) -> tuple[int, ...]:
+def gathered_shape(data: Array, indices: Array, axis: int) -> tuple[int, ...]:
     at = normalize_axis(axis, data.ndim)
     return data.shape[:at] + indices.shape + data.shape[at + 1 :]
 
 
 def _gather_cost(data: Array, indices: Array, *, axis: int = 0) -> Cost:
-    return Cost(Cost.of(_gathered_shape(data, indices, axis), data.dtype).out_bytes, 10 * int(indices.size))
+    return Cost(Cost.of(gathered_shape(data, indices, axis), data.dtype).out_bytes, 10 * int(indices.size))
 
 
 def _gather(data: Array, indices: Array, axis: int, lowest: int | None) -> Array:
     at = normalize_axis(axis, data.ndim)
-    check_addressable(_gathered_shape(data, indices, axis), data.dtype)
+    check_addressable(gathered_shape(data, indices, axis), data.dtype)
     return np.take(data, _from_front(indices, data.shape[at], f"axis {at}", lowest), axis=at)
 
 
@@ -146,15 +146,20 @@ def gather(data: Array, indices: Array, *, axis: int = 0) -> Array:
     return _gather(data, indices, axis, None)
 
 
-def _element_offsets(data: Array, indices: Array, axis: int, lowest: int | None = None) -> Array:
-    """Return the flat offset in `data` for each index: its own position, but on `axis` its value."""
-    at = normalize_axis(axis, data.ndim)
+def check_element_indices(data: Array, indices: Array, at: int) -> None:
+    """Refuse indices whose shape does not fit into the data's but for axis `at`."""
     if indices.ndim != data.ndim or any(
         n > d for i, (n, d) in enumerate(zip(indices.shape, data.shape, strict=True)) if i != at
     ):
         raise KernelError(
             f"indices must fit the data's {data.shape} except along axis {at} (got shape {indices.shape})"
         )
+
+
+def _element_offsets(data: Array, indices: Array, axis: int, lowest: int | None = None) -> Array:
+    """Return the flat offset in `data` for each index: its own position, but on `axis` its value."""
+    at = normalize_axis(axis, data.ndim)
+    check_element_indices(data, indices, at)
     strides = row_strides(data.shape)
     offsets = _from_front(indices, data.shape[at], f"axis {at}", lowest)
     offsets *= strides[at]
@@ -179,7 +184,7 @@ def _tuple_offsets(shape: Sequence[int], indices: Array) -> Array:
     return offsets
 
 
-def _gathered_nd_shape(data: Array, indices: Array, batch_dims: int) -> tuple[int, ...]:
+def gathered_nd_shape(data: Array, indices: Array, batch_dims: int) -> tuple[int, ...]:
     if indices.ndim < 1 or data.ndim < 1:
         raise KernelError(f"data and indices must have rank 1 or more (got {data.ndim}, {indices.ndim})")
     if not 0 <= batch_dims < min(data.ndim, indices.ndim):
@@ -196,14 +201,14 @@ def _gathered_nd_shape(data: Array, indices: Array, batch_dims: int) -> tuple[in
 
 
 def _gather_nd_cost(data: Array, indices: Array, *, batch_dims: int = 0) -> Cost:
-    shape = _gathered_nd_shape(data, indices, batch_dims)
+    shape = gathered_nd_shape(data, indices, batch_dims)
     return Cost(Cost.of(shape, data.dtype).out_bytes, 16 * int(indices.size))
 
 
 @op("GatherND", since=(11, 12, 13), cost=_gather_nd_cost)
 def gather_nd(data: Array, indices: Array, *, batch_dims: int = 0) -> Array:
     """Read the slice that each index tuple chooses after the batch dimensions (ONNX GatherND-13)."""
-    result = check_addressable(_gathered_nd_shape(data, indices, batch_dims), data.dtype)
+    result = check_addressable(gathered_nd_shape(data, indices, batch_dims), data.dtype)
     indexed = data.shape[batch_dims : batch_dims + indices.shape[-1]]
     batches, step = math.prod(data.shape[:batch_dims]), math.prod(indexed)
     offsets = _tuple_offsets(indexed, indices).reshape(batches, math.prod(indices.shape[batch_dims:-1]))

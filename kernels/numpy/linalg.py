@@ -23,7 +23,7 @@ from ._einsum_plan import Labels, Shape, plan_einsum
 # Products of matrices
 
 
-def _product_shape(a: Shape, b: Shape) -> Shape:
+def product_shape(a: Shape, b: Shape) -> Shape:
     """Return the shape of numpy.matmul(a, b), or explain why there is none."""
     if not a or not b:
         raise KernelError(f"A and B must have at least 1 dimension (got shapes {a} and {b})")
@@ -65,7 +65,7 @@ def _work_bytes(dtype: DType) -> int:
 
 def _product_cost(a: Array, b: Array, dtype: DType) -> Cost:
     """Cost of a matrix product that comes out as `dtype`."""
-    shape = _product_shape(a.shape, b.shape)
+    shape = product_shape(a.shape, b.shape)
     elements = math.prod(shape) + a.size + b.size
     return Cost(Cost.of(shape, dtype).out_bytes, _work_bytes(a.dtype) * elements)
 
@@ -78,14 +78,14 @@ def _matmul_cost(a: Array, b: Array) -> Cost:
 @in_float32
 def matmul(a: Array, b: Array) -> Array:
     """numpy.matmul: (..., M, K) times (..., K, N) gives (..., M, N) (ONNX MatMul-1)."""
-    _product_shape(a.shape, b.shape)
+    product_shape(a.shape, b.shape)
     return _multiply(a, b)
 
 
 # Gemm
 
 
-def _gemm_operands(a: Array, b: Array, trans_a: int, trans_b: int) -> tuple[Array, Array]:
+def gemm_operands(a: Array, b: Array, trans_a: int, trans_b: int) -> tuple[Array, Array]:
     if a.ndim != 2 or b.ndim != 2:
         raise KernelError(f"A and B must be matrices (got shapes {a.shape} and {b.shape})")
     return (a.T if trans_a else a), (b.T if trans_b else b)
@@ -102,7 +102,7 @@ def _gemm_cost(
     transB: int = 0,
     broadcast: int = 1,
 ) -> Cost:
-    return _product_cost(*_gemm_operands(a, b, transA, transB), a.dtype)
+    return _product_cost(*gemm_operands(a, b, transA, transB), a.dtype)
 
 
 @op("Gemm", since=(7, 9, 11, 13), cost=_gemm_cost)
@@ -122,8 +122,8 @@ def gemm(
     As in BLAS, C is not looked at where beta is 0. Integers wrap while alpha and beta are whole
     numbers; otherwise the combination is made in float64 and truncated.
     """
-    a, b = _gemm_operands(a, b, transA, transB)
-    shape = _product_shape(a.shape, b.shape)
+    a, b = gemm_operands(a, b, transA, transB)
+    shape = product_shape(a.shape, b.shape)
     if c is not None and not broadcasts_to(c.shape, shape):
         raise KernelError(f"C must broadcast to {shape} (got shape {c.shape})")
     y = _multiply(a, b)
@@ -151,7 +151,7 @@ def gemm_6(
     broadcast: int = 0,
 ) -> Array:
     """Gemm whose C broadcasts to (M, N) only if the attribute says so (ONNX Gemm-1)."""
-    rows, columns = _gemm_operands(a, b, transA, transB)
+    rows, columns = gemm_operands(a, b, transA, transB)
     shape = rows.shape[:1] + columns.shape[1:]
     if not broadcast and c.shape != shape:
         raise KernelError(f"C must have shape {shape} unless broadcast is set (got shape {c.shape})")
@@ -302,7 +302,7 @@ def matmul_integer(
 
     Zero points are scalars, one per row of A and one per column of B.
     """
-    shape = _product_shape(a.shape, b.shape)
+    shape = product_shape(a.shape, b.shape)
     return _centred_product(a, b, a_zero_point, b_zero_point, np.dtype(np.int32)).reshape(shape)
 
 
@@ -347,7 +347,7 @@ def qlinear_matmul(
 
     Scales and zero points are scalars or: one per row of a, one per column of b, broadcasting to y.
     """
-    shape = _product_shape(a.shape, b.shape)
+    shape = product_shape(a.shape, b.shape)
     product = _centred_product(a, b, a_zero_point, b_zero_point, np.dtype(np.int64))
     rows, columns = (x.shape for x in _as_matrices(a, b))
     # In float64 the product of the scales is exact: no rounding before the one that the formula has.

@@ -16,6 +16,8 @@ from ._checks import check_choice, only_one
 from ._common import zeros
 
 _STRING = np.dtype(np.object_)
+# In CPython: a small map, what a larger one has for each entry at most, a number of NumPy.
+_MAP_BYTES, _ENTRY_BYTES, _NUMBER_BYTES = 256, 64, 32
 
 
 # ------------------------------------------------------------------ look-ups
@@ -31,6 +33,7 @@ class Lookup:
         if len(keys) != len(values):
             raise KernelError(f"keys and values must be equally many (got {len(keys)} and {len(values)})")
         self._dtype: DType = keys.dtype
+        self._table: dict[str, int] = {}
         self._bitwise = bitwise and keys.dtype.kind == "f"
         # The default stands behind the values, where index -1 finds it.
         self._values = np.append(values, np.array([default], values.dtype))
@@ -40,6 +43,16 @@ class Lookup:
         # np.unique keeps first occurrences: from behind, those are the last ones.
         self._keys, last = np.unique(self._comparable(keys)[::-1], return_index=True)
         self._order = len(keys) - 1 - last
+
+    @property
+    def keys_of_strings(self) -> Mapping[str, int]:
+        """The places of the values by key; there are none where keys are numbers."""
+        return self._table
+
+    @property
+    def values(self) -> Array:
+        """The values, and the default behind them."""
+        return self._values
 
     def _comparable(self, x: Array) -> Array:
         return x.view(f"i{x.dtype.itemsize}") if self._bitwise else x
@@ -66,7 +79,7 @@ class Lookup:
         return np.where(same, self._order[position], -1)
 
 
-def _prepare_classes(
+def prepare_classes(
     *,
     classes_strings: tuple[str, ...] | None = None,
     default_int64: int = -1,
@@ -77,7 +90,7 @@ def _prepare_classes(
     return Lookup(classes, numbers, default_int64), Lookup(numbers, classes, default_string)
 
 
-def _prepare_categories(
+def prepare_categories(
     *,
     cats_int64s: tuple[int, ...] | None = None,
     cats_strings: tuple[str, ...] | None = None,
@@ -89,14 +102,14 @@ def _prepare_categories(
     return Lookup(names, numbers, default_int64), Lookup(numbers, names, default_string)
 
 
-@op("LabelEncoder", since=1, domain=ML, prepare=_prepare_classes)
+@op("LabelEncoder", since=1, domain=ML, prepare=prepare_classes)
 def label_encoder_1(x: Array, *, prepared: tuple[Lookup, Lookup]) -> Array:
     """Map labels to their positions in a list, or positions to labels (ONNX-ML LabelEncoder-1)."""
     to_number, to_name = prepared
     return (to_number if x.dtype.kind == "O" else to_name)(x)
 
 
-@op("CategoryMapper", since=1, domain=ML, prepare=_prepare_categories)
+@op("CategoryMapper", since=1, domain=ML, prepare=prepare_categories)
 def category_mapper(x: Array, *, prepared: tuple[Lookup, Lookup]) -> Array:
     """Map strings to integers or back (ONNX-ML CategoryMapper-1)."""
     return label_encoder_1(x, prepared=prepared)
@@ -301,7 +314,13 @@ def _value_type(values: Sequence[Any]) -> DType:
     return np.dtype(np.int64) if whole else np.dtype(np.float32)
 
 
-@op("ZipMap", since=1, domain=ML)
+def _zip_map_cost(x: Array, **labels: Any) -> Cost:
+    """Maps take far more than the numbers in them: dicts of CPython, and an object for each value."""
+    rows = x.shape[0] if x.ndim == 2 else 1
+    return Cost(rows * _MAP_BYTES + x.size * (_ENTRY_BYTES + _NUMBER_BYTES))
+
+
+@op("ZipMap", since=1, domain=ML, cost=_zip_map_cost)
 def zip_map(
     x: Array,
     *,
@@ -312,7 +331,9 @@ def zip_map(
     name, labels = only_one(classlabels_int64s=classlabels_int64s, classlabels_strings=classlabels_strings)
     if x.ndim not in (1, 2) or x.shape[-1] != len(labels):
         raise KernelError(f"X must have {len(labels)} columns, one per label of {name} (got shape {x.shape})")
-    return [dict(zip(labels, row, strict=True)) for row in np.atleast_2d(x)]
+    # One iterator for all rows: each takes as many values as there are labels.
+    values = iter(x.ravel())
+    return [dict(zip(labels, values, strict=False)) for _ in range(len(np.atleast_2d(x)))]
 
 
 # ------------------------------------------------------------------ selecting and joining features

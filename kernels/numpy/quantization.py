@@ -40,24 +40,24 @@ _QUANTIZED = (
     ElementType.FLOAT6E2M3,
     ElementType.FLOAT6E3M2,
 )
-_REAL = (ElementType.FLOAT, ElementType.FLOAT16, ElementType.BFLOAT16)
+REAL = (ElementType.FLOAT, ElementType.FLOAT16, ElementType.BFLOAT16)
 _INT32 = np.dtype(np.int32)
 
 
-def _check_per_tensor(scale: Array, zero_point: Array | None) -> None:
+def check_per_tensor(scale: Array, zero_point: Array | None) -> None:
     """Version 10 knows no other granularity."""
     for name, value in (("scale", scale), ("zero_point", zero_point)):
         if value is not None:
             one_element(value, name)
 
 
-def _check_not_blocked(scale: Array) -> None:
+def check_not_blocked(scale: Array) -> None:
     """Versions 13 and 19 know no blocks."""
     if scale.ndim > 1:
         raise KernelError(f"scale must be a scalar or 1-D (got shape {scale.shape})")
 
 
-def _spread(value: Array, name: str, shape: tuple[int, ...], axis: int, block_size: int) -> Array:
+def spread(value: Array, name: str, shape: tuple[int, ...], axis: int, block_size: int) -> Array:
     """Return a scale or zero point in a shape that broadcasts to `shape`."""
     if value.size == 1 and value.ndim <= 1:
         return value.reshape(())
@@ -83,7 +83,7 @@ def _spread_blocks(value: Array, name: str, shape: tuple[int, ...], axis: int, b
     return value.take(np.arange(shape[axis]) // block_size, axis=axis)
 
 
-def _check_zero_point(zero_point: Array | None, scale: Array) -> None:
+def check_zero_point(zero_point: Array | None, scale: Array) -> None:
     if zero_point is None or zero_point.shape == scale.shape or zero_point.size == scale.size == 1:
         return
     raise KernelError(f"zero_point must have the shape {scale.shape} of scale (got {zero_point.shape})")
@@ -101,11 +101,11 @@ def _quantize(
     precision: int = 0,
     before_24: bool = False,
 ) -> Array:
-    element = _output_element(zero_point, output_dtype)
-    _check_zero_point(zero_point, scale)
+    element = output_element(zero_point, output_dtype)
+    check_zero_point(zero_point, scale)
     division = _division_type(scale.dtype, precision)
-    quotient = _divide(x, _spread(scale, "scale", x.shape, axis, block_size), division)
-    offset = None if zero_point is None else _spread(zero_point, "zero_point", x.shape, axis, block_size)
+    quotient = _divide(x, spread(scale, "scale", x.shape, axis, block_size), division)
+    offset = None if zero_point is None else spread(zero_point, "zero_point", x.shape, axis, block_size)
     limits = _INTEGER_RANGE.get(element)
     if limits is not None:
         quotient = np.rint(quotient)
@@ -117,7 +117,7 @@ def _quantize(
     return cast_array(np.asarray(quotient), element, saturate=bool(saturate), before_24=before_24)
 
 
-def _output_element(zero_point: Array | None, output_dtype: int) -> ElementType:
+def output_element(zero_point: Array | None, output_dtype: int) -> ElementType:
     if zero_point is None:
         return element_type(output_dtype or ElementType.UINT8, "output_dtype", _QUANTIZED)
     element = element_type(from_numpy(zero_point.dtype), "the type of zero_point", _QUANTIZED)
@@ -214,7 +214,7 @@ def quantize_linear_19(
     x: Array, y_scale: Array, y_zero_point: Array | None = None, *, axis: int = 1, saturate: int = 1
 ) -> Array:
     """Quantize `x` per tensor or per axis (ONNX QuantizeLinear-19)."""
-    _check_not_blocked(y_scale)
+    check_not_blocked(y_scale)
     precision = _precision_before_23(y_scale)
     return _quantize(x, y_scale, y_zero_point, axis, saturate=saturate, precision=precision)
 
@@ -224,14 +224,14 @@ def quantize_linear_13(
     x: Array, y_scale: Array, y_zero_point: Array | None = None, *, axis: int = 1
 ) -> Array:
     """Quantize `x` to 8-bit integers per tensor or per axis (ONNX QuantizeLinear-13)."""
-    _check_not_blocked(y_scale)
+    check_not_blocked(y_scale)
     return _quantize(x, y_scale, y_zero_point, axis)
 
 
 @op("QuantizeLinear", since=10)
 def quantize_linear_10(x: Array, y_scale: Array, y_zero_point: Array | None = None) -> Array:
     """Quantize `x` to 8-bit integers with one scale (ONNX QuantizeLinear-10)."""
-    _check_per_tensor(y_scale, y_zero_point)
+    check_per_tensor(y_scale, y_zero_point)
     return _quantize(x, y_scale, y_zero_point, 0)
 
 
@@ -244,13 +244,13 @@ def _dequantize(
     output_dtype: int = 0,
 ) -> Array:
     """Multiply in float32, rounded once to the output type."""
-    element = element_type(output_dtype or from_numpy(scale.dtype), "output_dtype", _REAL)
-    _check_zero_point(zero_point, scale)
-    factor = widen(_spread(scale, "scale", x.shape, axis, block_size))
+    element = element_type(output_dtype or from_numpy(scale.dtype), "output_dtype", REAL)
+    check_zero_point(zero_point, scale)
+    factor = widen(spread(scale, "scale", x.shape, axis, block_size))
     if zero_point is not None:
         if zero_point.dtype != x.dtype:
             raise KernelError(f"zero_point must have the type {x.dtype} of x (got {zero_point.dtype})")
-        offset = _spread(zero_point, "zero_point", x.shape, axis, block_size)
+        offset = spread(zero_point, "zero_point", x.shape, axis, block_size)
         wide = _difference_type(x.dtype)
         x = np.subtract(x.astype(wide), offset.astype(wide))
     return narrow(x.astype(np.float32) * factor, to_numpy(element))
@@ -264,7 +264,7 @@ def _difference_type(dtype: DType) -> DType:
 
 
 def _dequantize_cost(x: Array, x_scale: Array, *_: object, output_dtype: int = 0, **__: object) -> Cost:
-    element = element_type(output_dtype or from_numpy(x_scale.dtype), "output_dtype", _REAL)
+    element = element_type(output_dtype or from_numpy(x_scale.dtype), "output_dtype", REAL)
     return Cost(Cost.of(x.shape, to_numpy(element)).out_bytes, 16 * x.size)
 
 
@@ -295,14 +295,14 @@ def dequantize_linear_13(
     x: Array, x_scale: Array, x_zero_point: Array | None = None, *, axis: int = 1
 ) -> Array:
     """Dequantize `x` per tensor or per axis (ONNX DequantizeLinear-13)."""
-    _check_not_blocked(x_scale)
+    check_not_blocked(x_scale)
     return _dequantize(x, x_scale, x_zero_point, axis)
 
 
 @op("DequantizeLinear", since=10, cost=_dequantize_cost)
 def dequantize_linear_10(x: Array, x_scale: Array, x_zero_point: Array | None = None) -> Array:
     """Dequantize `x` with one scale (ONNX DequantizeLinear-10)."""
-    _check_per_tensor(x_scale, x_zero_point)
+    check_per_tensor(x_scale, x_zero_point)
     return _dequantize(x, x_scale, x_zero_point, 0)
 
 

@@ -31,7 +31,7 @@ Activation = Callable[[Array], Any]
 # it updates the cell state in place
 Step = Callable[[Array, Array, Any, Array], None]
 
-_REVERSE: Final[dict[str, tuple[bool, ...]]] = {
+REVERSE: Final[dict[str, tuple[bool, ...]]] = {
     "forward": (False,),
     "foward": (False,),  # the default that GRU-1 gives
     "reverse": (True,),
@@ -100,7 +100,7 @@ class _Function(NamedTuple):
     beta: float | None = None
 
 
-_FUNCTIONS: Final[dict[str, _Function]] = {
+FUNCTIONS: Final[dict[str, _Function]] = {
     "relu": _Function(_relu),
     "tanh": _Function(_tanh),
     "sigmoid": _Function(_sigmoid),
@@ -115,7 +115,7 @@ _FUNCTIONS: Final[dict[str, _Function]] = {
 }
 
 
-def _bind_activations(
+def bind_activations(
     names: Sequence[str],
     alphas: tuple[float, ...] | None,
     betas: tuple[float, ...] | None,
@@ -133,9 +133,9 @@ def _bind_activations(
     next_alpha, next_beta = iter(alphas or ()), iter(betas or ())
     bound = []
     for name in names[:wanted]:
-        function = _FUNCTIONS.get(name.lower())
+        function = FUNCTIONS.get(name.lower())
         if function is None:
-            raise KernelError(f"activations must be among {', '.join(_FUNCTIONS)} (got {name!r})")
+            raise KernelError(f"activations must be among {', '.join(FUNCTIONS)} (got {name!r})")
         alpha = 0.0 if function.alpha is None else next(next_alpha, function.alpha)
         beta = 0.0 if function.beta is None else next(next_beta, function.beta)
         bound.append(_activation(function.apply, alpha, beta, clip))
@@ -159,7 +159,7 @@ def _activation(
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class Layer:
     """The inputs of a node, checked, in the order of layout 0.
 
     Attributes:
@@ -195,13 +195,13 @@ class _Layer:
         direction: str,
         hidden_size: int | None,
         layout: int,
-    ) -> _Layer:
-        if direction not in _REVERSE:
+    ) -> Layer:
+        if direction not in REVERSE:
             raise KernelError(f"direction must be forward, reverse or bidirectional (got {direction!r})")
         check_choice(layout, (0, 1), "layout")
         if x.ndim != 3 or r.ndim != 3:
             raise KernelError(f"X and R must have 3 dimensions (got {x.ndim} and {r.ndim})")
-        reverse = _REVERSE[direction]
+        reverse = REVERSE[direction]
         directions, hidden = len(reverse), r.shape[2]
         if hidden_size is not None and hidden_size != hidden:
             raise KernelError(f"hidden_size must be {hidden}, the last dimension of R (got {hidden_size})")
@@ -219,7 +219,7 @@ class _Layer:
             bias[:, :rows],
             bias[:, rows:],
             _lengths(sequence_lens, steps, batch),
-            _initial(initial_h, (directions, batch, hidden), bool(layout), x, "initial_h"),
+            initial_state(initial_h, (directions, batch, hidden), bool(layout), x, "initial_h"),
             reverse,
             bool(layout),
         )
@@ -254,7 +254,7 @@ def _lengths(sequence_lens: Array | None, steps: int, batch: int) -> Array | Non
     return None if (sequence_lens == steps).all() else sequence_lens
 
 
-def _initial(
+def initial_state(
     state: Array | None, shape: tuple[int, int, int], batch_first: bool, x: Array, name: str
 ) -> Array:
     """Return an initial state `(D, N, H)`, zeros where there is none."""
@@ -348,9 +348,9 @@ def rnn(
 ) -> tuple[Array, ...]:
     """Run a simple recurrent layer over `(S, N, I)`; return Y and Y_h (ONNX RNN-22)."""
     # output_sequence (version 1) says whether Y is wanted. It is made in any case.
-    layer = _Layer.of(x, w, r, b, sequence_lens, initial_h, 1, direction, hidden_size, layout)
+    layer = Layer.of(x, w, r, b, sequence_lens, initial_h, 1, direction, hidden_size, layout)
     count = len(layer.reverse)
-    functions = _bind_activations(activations, activation_alpha, activation_beta, clip, count)
+    functions = bind_activations(activations, activation_alpha, activation_beta, clip, count)
     steps = [_rnn_step(layer.r[d], functions[d]) for d in range(count)]
     return layer.unroll(steps, layer.wb + layer.rb, ctx.budget)
 
@@ -413,10 +413,10 @@ def gru(
     ctx: Context,
 ) -> tuple[Array, ...]:
     """Run a gated recurrent layer over `(S, N, I)`; return Y and Y_h (ONNX GRU-22)."""
-    layer = _Layer.of(x, w, r, b, sequence_lens, initial_h, 3, direction, hidden_size, layout)
+    layer = Layer.of(x, w, r, b, sequence_lens, initial_h, 3, direction, hidden_size, layout)
     count, _, hidden = layer.h.shape
     names = ("Sigmoid", "Tanh") * count if activations is None else activations
-    functions = _bind_activations(names, activation_alpha, activation_beta, clip, 2 * count)
+    functions = bind_activations(names, activation_alpha, activation_beta, clip, 2 * count)
     biases = layer.wb + layer.rb
     if linear_before_reset:  # the candidate's own bias from R is added inside, before the reset
         biases[:, 2 * hidden :] = layer.wb[:, 2 * hidden :]
@@ -527,13 +527,13 @@ def lstm(
     ctx: Context,
 ) -> tuple[Array, ...]:
     """Run a long short-term memory layer over `(S, N, I)`; return Y, Y_h and Y_c (ONNX LSTM-22)."""
-    layer = _Layer.of(x, w, r, b, sequence_lens, initial_h, 4, direction, hidden_size, layout)
+    layer = Layer.of(x, w, r, b, sequence_lens, initial_h, 4, direction, hidden_size, layout)
     count, batch, hidden = shape = layer.h.shape
-    cells = _initial(initial_c, shape, bool(layout), x, "initial_c").copy()
+    cells = initial_state(initial_c, shape, bool(layout), x, "initial_c").copy()
     if p is not None:
         check_shape(p, (count, 3 * hidden), "P")
     names = ("Sigmoid", "Tanh", "Tanh") * count if activations is None else activations
-    functions = _bind_activations(names, activation_alpha, activation_beta, clip, 3 * count)
+    functions = bind_activations(names, activation_alpha, activation_beta, clip, 3 * count)
     steps = []
     for d in range(count):
         f, g, h_of_c = functions[3 * d : 3 * d + 3]

@@ -105,7 +105,7 @@ class _Reduction(NamedTuple):
     axes_input: tuple[int, ...]  # schema versions whose axes are an input
 
 
-_REDUCTIONS = {
+REDUCTIONS = {
     "ReduceL1": _Reduction(_l1, (1, 11, 13), (18,)),
     "ReduceL2": _Reduction(_l2, (1, 11, 13), (18,)),
     "ReduceLogSum": _Reduction(_log_sum, (1, 11, 13), (18, 28)),
@@ -119,7 +119,7 @@ _REDUCTIONS = {
 }
 
 
-def _reduced_axes(rank: int, axes: Sequence[int], noop_with_empty_axes: int) -> Axes:
+def reduced_axes(rank: int, axes: Sequence[int], noop_with_empty_axes: int) -> Axes:
     """Return the axes to reduce; none given means all of them, unless that is declared to mean none."""
     if len(axes) == 0:
         return () if noop_with_empty_axes else tuple(range(rank))
@@ -140,24 +140,24 @@ def _cost(data: Array, axes: Axes) -> Cost:
 
 def _register(name: str, reduction: _Reduction) -> None:
     def cost_by_attribute(data: Array, *, axes: Sequence[int] | None = None, keepdims: int = 1) -> Cost:
-        return _cost(data, _reduced_axes(data.ndim, axes or (), 0))
+        return _cost(data, reduced_axes(data.ndim, axes or (), 0))
 
     @op(name, since=reduction.axes_attribute, cost=cost_by_attribute)
     def by_attribute(data: Array, *, axes: tuple[int, ...] | None = None, keepdims: int = 1) -> Array:
         """Reduce along `axes`, all of them by default (ONNX Reduce*-1, -11, -12, -13)."""
-        return _reduce(reduction.compute, data, _reduced_axes(data.ndim, axes or (), 0), keepdims)
+        return _reduce(reduction.compute, data, reduced_axes(data.ndim, axes or (), 0), keepdims)
 
     def cost_by_input(
         data: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
     ) -> Cost:
-        return _cost(data, _reduced_axes(data.ndim, _axes_list(axes), noop_with_empty_axes))
+        return _cost(data, reduced_axes(data.ndim, _axes_list(axes), noop_with_empty_axes))
 
     @op(name, since=reduction.axes_input, cost=cost_by_input)
     def by_input(
         data: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
     ) -> Array:
         """Reduce along `axes`, by default all or (noop_with_empty_axes) none of them (ONNX Reduce*-18)."""
-        along = _reduced_axes(data.ndim, _axes_list(axes), noop_with_empty_axes)
+        along = reduced_axes(data.ndim, _axes_list(axes), noop_with_empty_axes)
         return _reduce(reduction.compute, data, along, keepdims)
 
 
@@ -165,7 +165,7 @@ def _axes_list(axes: Array | None) -> list[int]:
     return [] if axes is None else int_vector(axes, "axes")
 
 
-for _name, _reduction in _REDUCTIONS.items():
+for _name, _reduction in REDUCTIONS.items():
     _register(_name, _reduction)
 
 

@@ -173,7 +173,7 @@ def size(data: Array) -> Array:
 # --- repetition ----------------------------------------------------------------------------------
 
 
-def _expanded_shape(input: Array, shape: Array) -> list[int]:
+def expanded_shape(input: Array, shape: Array) -> list[int]:
     """Broadcast both ways: `shape` may have fewer dimensions than the input, or ones in them."""
     wanted = int_vector(shape, "shape")
     rank = max(input.ndim, len(wanted))
@@ -187,23 +187,23 @@ def _expanded_shape(input: Array, shape: Array) -> list[int]:
 
 
 def _expand_cost(input: Array, shape: Array) -> Cost:
-    return Cost.of(_expanded_shape(input, shape), input.dtype)
+    return Cost.of(expanded_shape(input, shape), input.dtype)
 
 
 @op("Expand", since=(8, 13), cost=_expand_cost)
 def expand(input: Array, shape: Array) -> Array:
     """Broadcast the input and `shape` against each other (ONNX Expand-13)."""
-    return np.broadcast_to(input, check_addressable(_expanded_shape(input, shape), input.dtype)).copy()
+    return np.broadcast_to(input, check_addressable(expanded_shape(input, shape), input.dtype)).copy()
 
 
-def _tiled_shape(input: Array, repeats: Sequence[int]) -> list[int]:
+def tiled_shape(input: Array, repeats: Sequence[int]) -> list[int]:
     if len(repeats) != input.ndim or any(r < 0 for r in repeats):
         raise KernelError(f"repeats must be {input.ndim} numbers >= 0 (got {list(repeats)})")
     return [d * r for d, r in zip(input.shape, repeats, strict=True)]
 
 
 def _tile(input: Array, repeats: Sequence[int]) -> Array:
-    result = check_addressable(_tiled_shape(input, repeats), input.dtype)
+    result = check_addressable(tiled_shape(input, repeats), input.dtype)
     return np.tile(input, repeats) if math.prod(result) else np.empty(result, input.dtype)
 
 
@@ -215,7 +215,7 @@ def _repeats_1(input: Array, tiles: Array, axis: Array) -> list[int]:
 
 
 def _tile_cost_1(input: Array, tiles: Array, axis: Array) -> Cost:
-    return Cost.of(_tiled_shape(input, _repeats_1(input, tiles, axis)), input.dtype)
+    return Cost.of(tiled_shape(input, _repeats_1(input, tiles, axis)), input.dtype)
 
 
 @op("Tile", since=1, cost=_tile_cost_1)
@@ -225,7 +225,7 @@ def tile_1(input: Array, tiles: Array, axis: Array) -> Array:
 
 
 def _tile_cost(input: Array, repeats: Array) -> Cost:
-    return Cost.of(_tiled_shape(input, int_vector(repeats, "repeats")), input.dtype)
+    return Cost.of(tiled_shape(input, int_vector(repeats, "repeats")), input.dtype)
 
 
 @op("Tile", since=(6, 13), cost=_tile_cost)
@@ -237,14 +237,20 @@ def tile(input: Array, repeats: Array) -> Array:
 # --- joining and cutting -------------------------------------------------------------------------
 
 
-def _concat(inputs: Sequence[Array], axis: int) -> Array:
+def joined_shape(inputs: Sequence[Array], axis: int) -> tuple[int, ...]:
+    """Return the shape of tensors joined along `axis`, or explain why they do not fit."""
     first = inputs[0]
     at = normalize_axis(axis, first.ndim)
-    rest = first.shape[:at] + first.shape[at + 1 :]
+    before, after = first.shape[:at], first.shape[at + 1 :]
     for x in inputs:
-        if x.ndim != first.ndim or x.shape[:at] + x.shape[at + 1 :] != rest:
+        if x.ndim != first.ndim or x.shape[:at] + x.shape[at + 1 :] != before + after:
             raise KernelError(f"inputs must agree with {first.shape} except along axis {at} (got {x.shape})")
-    return np.concatenate(inputs, axis=at)
+    return (*before, sum(x.shape[at] for x in inputs), *after)
+
+
+def _concat(inputs: Sequence[Array], axis: int) -> Array:
+    joined_shape(inputs, axis)
+    return np.concatenate(inputs, axis=axis)
 
 
 def _concat_cost(*inputs: Array, axis: int | None = None) -> Cost:
@@ -282,14 +288,14 @@ def _split(input: Array, lengths: Sequence[int] | None, axis: int, parts: int) -
     return tuple(input[(*before, slice(end - n, end))] for end, n in zip(ends, lengths, strict=True))
 
 
-def _split_arguments_1(
+def split_arguments_1(
     *, split: tuple[int, ...] | None = None, axis: int | None = None
 ) -> tuple[tuple[int, ...] | None, int]:
     # Version 1 names no default axis; version 2 says 0.
     return split, 0 if axis is None else axis
 
 
-@op("Split", since=1, prepare=_split_arguments_1)
+@op("Split", since=1, prepare=split_arguments_1)
 def split_1(
     input: Array, split: Array | None = None, *, prepared: tuple[tuple[int, ...] | None, int], ctx: Context
 ) -> tuple[Array, ...]:
@@ -346,7 +352,7 @@ def split(
 _Widths = list[tuple[int, int]]
 
 
-def _pad_widths(data: Array, pads: Sequence[int], axes: Sequence[int] | None) -> _Widths:
+def pad_widths(data: Array, pads: Sequence[int], axes: Sequence[int] | None) -> _Widths:
     """Return (begin, end) for each axis; negative ones must leave something to crop."""
     targets = range(data.ndim) if axes is None else normalize_axes(axes, data.ndim)
     count = len(targets)
@@ -365,7 +371,7 @@ def _pad_widths(data: Array, pads: Sequence[int], axes: Sequence[int] | None) ->
     return widths
 
 
-def _padded_shape(data: Array, widths: _Widths) -> list[int]:
+def padded_shape(data: Array, widths: _Widths) -> list[int]:
     return [d + begin + end for d, (begin, end) in zip(data.shape, widths, strict=True)]
 
 
@@ -384,7 +390,7 @@ def _pad_sources(mode: str, size: int, begin: int, end: int) -> Array:
 def _pad(data: Array, widths: _Widths, mode: str, value: Array | float | str, modes: Sequence[str]) -> Array:
     """Crop where the widths are negative, then pad what is left."""
     check_choice(mode, modes, "mode")
-    result = check_addressable(_padded_shape(data, widths), data.dtype)
+    result = check_addressable(padded_shape(data, widths), data.dtype)
     inner = data[
         tuple(slice(max(-b, 0), d - max(-e, 0)) for d, (b, e) in zip(data.shape, widths, strict=True))
     ]
@@ -407,7 +413,7 @@ def _pad(data: Array, widths: _Widths, mode: str, value: Array | float | str, mo
 
 
 def _pad_bytes(data: Array, widths: _Widths) -> Cost:
-    result = _padded_shape(data, widths)
+    result = padded_shape(data, widths)
     # Scratch: the positions along one axis.
     return Cost(Cost.of(result, data.dtype).out_bytes, 32 * max(result, default=0))
 
@@ -415,22 +421,22 @@ def _pad_bytes(data: Array, widths: _Widths) -> Cost:
 def _pad_cost_attributes(
     data: Array, *, pads: Sequence[int] = (), paddings: Sequence[int] = (), **_: Any
 ) -> Cost:
-    return _pad_bytes(data, _pad_widths(data, pads or paddings, None))
+    return _pad_bytes(data, pad_widths(data, pads or paddings, None))
 
 
-_MODES = ("constant", "reflect", "edge")
+PAD_MODES = ("constant", "reflect", "edge")
 
 
 @op("Pad", since=1, cost=_pad_cost_attributes)
 def pad_1(data: Array, *, paddings: tuple[int, ...], mode: str = "constant", value: float = 0.0) -> Array:
     """Pad or crop each axis by the attribute `paddings` (ONNX Pad-1)."""
-    return _pad(data, _pad_widths(data, paddings, None), mode, value, _MODES)
+    return _pad(data, pad_widths(data, paddings, None), mode, value, PAD_MODES)
 
 
 @op("Pad", since=2, cost=_pad_cost_attributes)
 def pad_2(data: Array, *, pads: tuple[int, ...], mode: str = "constant", value: float = 0.0) -> Array:
     """Pad or crop each axis by the attribute `pads` (ONNX Pad-2)."""
-    return _pad(data, _pad_widths(data, pads, None), mode, value, _MODES)
+    return _pad(data, pad_widths(data, pads, None), mode, value, PAD_MODES)
 
 
 def _pad_inputs(
@@ -442,7 +448,7 @@ def _pad_inputs(
     modes: Sequence[str],
 ) -> Array:
     value = zeros((), data.dtype) if constant_value is None else one_element(constant_value, "constant_value")
-    widths = _pad_widths(data, int_vector(pads, "pads"), None if axes is None else int_vector(axes, "axes"))
+    widths = pad_widths(data, int_vector(pads, "pads"), None if axes is None else int_vector(axes, "axes"))
     return _pad(data, widths, mode, value, modes)
 
 
@@ -450,13 +456,13 @@ def _pad_cost(
     data: Array, pads: Array, constant_value: Array | None = None, axes: Array | None = None, **_: Any
 ) -> Cost:
     targets = None if axes is None else int_vector(axes, "axes")
-    return _pad_bytes(data, _pad_widths(data, int_vector(pads, "pads"), targets))
+    return _pad_bytes(data, pad_widths(data, int_vector(pads, "pads"), targets))
 
 
 @op("Pad", since=(11, 13), cost=_pad_cost)
 def pad_11(data: Array, pads: Array, constant_value: Array | None = None, *, mode: str = "constant") -> Array:
     """Pad or crop each axis by the input `pads` (ONNX Pad-13)."""
-    return _pad_inputs(data, pads, constant_value, None, mode, _MODES)
+    return _pad_inputs(data, pads, constant_value, None, mode, PAD_MODES)
 
 
 @op("Pad", since=18, cost=_pad_cost)
@@ -469,7 +475,7 @@ def pad_18(
     mode: str = "constant",
 ) -> Array:
     """Pad or crop some axes by the input `pads` (ONNX Pad-18)."""
-    return _pad_inputs(data, pads, constant_value, axes, mode, _MODES)
+    return _pad_inputs(data, pads, constant_value, axes, mode, PAD_MODES)
 
 
 @op("Pad", since=(19, 21, 23, 24, 25), cost=_pad_cost)
@@ -482,7 +488,7 @@ def pad(
     mode: str = "constant",
 ) -> Array:
     """Pad or crop some axes by the input `pads`, also in mode `wrap` (ONNX Pad-25)."""
-    return _pad_inputs(data, pads, constant_value, axes, mode, (*_MODES, "wrap"))
+    return _pad_inputs(data, pads, constant_value, axes, mode, (*PAD_MODES, "wrap"))
 
 
 def _cropped_or_padded_shape(input_data: Array, shape: Array, axes: Sequence[int] | None) -> list[int]:

@@ -15,7 +15,7 @@ import numpy as np
 from onnxref.dtypes import Array
 from onnxref.errors import KernelError
 from onnxref.limits import Budget
-from onnxref.registry import Context, op
+from onnxref.registry import INTERNAL, Context, ghost, op, shape_rule
 
 from ._checks import check_choice, one_element, scalar_int
 from .selection import sort_keys
@@ -186,6 +186,23 @@ def _select(suppression: _Suppression, scores: Array, score_threshold: Array | N
     return found
 
 
+def _check(boxes: Array, scores: Array, center_point_box: int) -> None:
+    if boxes.ndim != 3 or scores.ndim != 3 or boxes.shape != (scores.shape[0], scores.shape[2], 4):
+        raise KernelError(
+            f"boxes and scores must be (B, N, 4) and (B, C, N) (got {boxes.shape}, {scores.shape})"
+        )
+    if boxes.shape[1] >= 2**_BOX_BITS:
+        raise KernelError(f"there must be fewer than 2**{_BOX_BITS} boxes (got {boxes.shape[1]})")
+    check_choice(center_point_box, (0, 1), "center_point_box")
+
+
+def _limit(max_output_boxes_per_class: Array | None) -> int:
+    """Return the most boxes that are kept of a class."""
+    if max_output_boxes_per_class is None:
+        return 0
+    return max(0, scalar_int(max_output_boxes_per_class, "max_output_boxes_per_class"))
+
+
 @op("NonMaxSuppression", since=(10, 11))
 def non_max_suppression(
     boxes: Array,
@@ -201,22 +218,14 @@ def non_max_suppression(
 
     Best first within a class; equal scores in the order of the boxes (ONNX NonMaxSuppression-11).
     """
-    if boxes.ndim != 3 or scores.ndim != 3 or boxes.shape != (scores.shape[0], scores.shape[2], 4):
-        raise KernelError(
-            f"boxes and scores must be (B, N, 4) and (B, C, N) (got {boxes.shape}, {scores.shape})"
-        )
-    if boxes.shape[1] >= 2**_BOX_BITS:
-        raise KernelError(f"there must be fewer than 2**{_BOX_BITS} boxes (got {boxes.shape[1]})")
-    check_choice(center_point_box, (0, 1), "center_point_box")
+    _check(boxes, scores, center_point_box)
     threshold: Array = np.zeros((), np.float32)
     if iou_threshold is not None:
         threshold = one_element(iou_threshold, "iou_threshold")
     if not 0 <= threshold <= 1:
         raise KernelError(f"iou_threshold must be in [0, 1] (got {threshold})")
-    limit = 0
-    if max_output_boxes_per_class is not None:
-        limit = scalar_int(max_output_boxes_per_class, "max_output_boxes_per_class")
-    if limit <= 0 or not scores.size:
+    limit = _limit(max_output_boxes_per_class)
+    if limit == 0 or not scores.size:
         return np.zeros((0, 3), np.int64)
     suppression = _Suppression(boxes.reshape(-1, 4), center_point_box, limit, threshold, ctx.budget)
     found = _select(suppression, scores, score_threshold)
@@ -227,3 +236,51 @@ def non_max_suppression(
     result[:, 0], result[:, 1] = np.divmod(rows, scores.shape[1])
     result[:, 2] = np.concatenate([np.zeros(0, np.int64), *kept])
     return result
+
+
+@op("PaddedNonMaxSuppression", since=1, domain=INTERNAL)
+def padded_non_max_suppression(
+    boxes: Array,
+    scores: Array,
+    max_output_boxes_per_class: Array | None = None,
+    iou_threshold: Array | None = None,
+    score_threshold: Array | None = None,
+    *,
+    center_point_box: int = 0,
+    ctx: Context,
+) -> tuple[Array, Array]:
+    """Return the rows of NonMaxSuppression-11, as many as there can be with zeros behind, and their count."""
+    thresholds = (iou_threshold, score_threshold)
+    kept = non_max_suppression(
+        boxes, scores, max_output_boxes_per_class, *thresholds, center_point_box=center_point_box, ctx=ctx
+    )
+    most = _most(scores, _limit(max_output_boxes_per_class))
+    ctx.budget.check_bytes(most * kept.itemsize * 3)
+    rows = np.zeros((most, 3), np.int64)
+    rows[: len(kept)] = kept
+    return rows, np.array(len(kept), np.int64)
+
+
+def _most(scores: Array, limit: int) -> int:
+    """Return how many boxes can be kept of all classes together."""
+    batches, classes, n = map(int, scores.shape)
+    return batches * classes * min(limit, n)
+
+
+@shape_rule("PaddedNonMaxSuppression", since=1, domain=INTERNAL)
+def _padded(
+    boxes: Array,
+    scores: Array,
+    max_output_boxes_per_class: Array | None = None,
+    iou_threshold: Array | None = None,
+    score_threshold: Array | None = None,
+    *,
+    center_point_box: int = 0,
+    ctx: Context,
+) -> tuple[Array, Array]:
+    _check(boxes, scores, center_point_box)
+    for threshold, name in ((iou_threshold, "iou_threshold"), (score_threshold, "score_threshold")):
+        if threshold is not None:
+            one_element(threshold, name)
+    rows = (_most(scores, _limit(max_output_boxes_per_class)), 3)
+    return ghost(rows, np.dtype(np.int64)), ghost((), np.dtype(np.int64))

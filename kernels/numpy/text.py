@@ -23,7 +23,7 @@ _REFERENCE_BYTES = 8  # what a string tensor holds per element
 # ------------------------------------------------------------------ StringNormalizer
 
 
-def _is_turkic(locale: str | None) -> bool:
+def is_turkic(locale: str | None) -> bool:
     return (locale or "").lower().startswith(("tr", "az"))
 
 
@@ -51,7 +51,7 @@ def _prepare_normalizer(
     stopwords: tuple[str, ...] | None = None,
 ) -> _Normalizer:
     # By Unicode's rules; of all locales Turkish and Azeri alone change letters.
-    lower, upper = (_turkic_lower, _turkic_upper) if _is_turkic(locale) else (str.lower, str.upper)
+    lower, upper = (_turkic_lower, _turkic_upper) if is_turkic(locale) else (str.lower, str.upper)
     check_choice(case_change_action, ("NONE", "LOWER", "UPPER"), "case_change_action")
     change = {"NONE": None, "LOWER": lower, "UPPER": upper}[case_change_action]
     if is_case_sensitive:
@@ -134,7 +134,7 @@ def regex_full_match(x: Array, *, prepared: Any) -> Array:
 # ------------------------------------------------------------------ TfIdfVectorizer
 
 
-class _Grams(NamedTuple):
+class Grams(NamedTuple):
     """The n-grams of one length n, as a trie flattened into arrays.
 
     A prefix of length k + 1 is the code `prefix of length k * tokens + token`; its number is its
@@ -158,19 +158,19 @@ class _Places(NamedTuple):
     weights: Array  # (width,) float64, by coordinate
 
 
-class _Pool(NamedTuple):
+class Pool(NamedTuple):
     """What TfIdfVectorizer needs of its attributes."""
 
     mode: str
     longest_skip: int
     tokens: dict[str, int] | Array  # code of each token; integers as a sorted array
     direct: Array | None  # codes of the integers from the first token on, -1 for none; ends with -1
-    grams: dict[int, _Grams]  # by n
+    grams: dict[int, Grams]  # by n
     places: _Places | None
     width: int  # of the output
 
 
-def _codes(pool: _Pool, x: Array) -> Array:
+def _codes(pool: Pool, x: Array) -> Array:
     """Return each token's code, -1 for a token that no n-gram has."""
     if isinstance(pool.tokens, dict):
         if x.dtype.kind != "O":
@@ -225,7 +225,7 @@ def _spans(
     return spans, n_grams
 
 
-def _prepare_grams(codes: Array, n_tokens: int, coordinates: Array, weights: Array) -> _Grams:
+def _prepare_grams(codes: Array, n_tokens: int, coordinates: Array, weights: Array) -> Grams:
     """Flatten the trie of n-grams (m, n) given as token codes."""
     levels = []
     prefix = codes[:, 0]
@@ -233,10 +233,10 @@ def _prepare_grams(codes: Array, n_tokens: int, coordinates: Array, weights: Arr
         level, prefix = np.unique(prefix * n_tokens + codes[:, k], return_inverse=True)
         levels.append(level)
     n_prefixes = len(levels[-1]) if levels else n_tokens
-    return _Grams(tuple(levels), n_prefixes, prefix, coordinates, weights)
+    return Grams(tuple(levels), n_prefixes, prefix, coordinates, weights)
 
 
-def _places(grams: dict[int, _Grams], width: int) -> _Places | None:
+def _places(grams: dict[int, Grams], width: int) -> _Places | None:
     """Return where each n-gram's count goes, None where that is not one place of its own."""
     taken = np.concatenate([np.zeros(0, np.int64), *[g.coordinates for g in grams.values()]])
     if np.unique(taken).size < taken.size or any(
@@ -253,7 +253,7 @@ def _places(grams: dict[int, _Grams], width: int) -> _Places | None:
     return _Places(of_prefix, weights)
 
 
-def _prepare_tfidf(
+def prepare_tfidf(
     *,
     max_gram_length: int,
     max_skip_count: int,
@@ -264,7 +264,7 @@ def _prepare_tfidf(
     pool_int64s: tuple[int, ...] | None = None,
     pool_strings: tuple[str, ...] | None = None,
     weights: tuple[float, ...] | None = None,
-) -> _Pool:
+) -> Pool:
     check_choice(mode, ("TF", "IDF", "TFIDF"), "mode")
     if not 1 <= min_gram_length <= max_gram_length:
         raise KernelError(f"min_gram_length must be in [1, {max_gram_length}] (got {min_gram_length})")
@@ -294,13 +294,13 @@ def _prepare_tfidf(
         )
         for n, (start, first, count) in spans.items()
     }
-    width = max(ngram_indexes, default=-1) + 1
+    width = tfidf_width(ngram_indexes)
     direct = _direct(tokens) if isinstance(tokens, np.ndarray) else None
-    return _Pool(mode, max_skip_count, tokens, direct, grams, _places(grams, width), width)
+    return Pool(mode, max_skip_count, tokens, direct, grams, _places(grams, width), width)
 
 
 def _find_grams(
-    grams: _Grams, codes: Array, n_tokens: int, longest_skip: int, budget: Budget
+    grams: Grams, codes: Array, n_tokens: int, longest_skip: int, budget: Budget
 ) -> Iterator[Array]:
     """Yield for each stride which n-gram begins at each token of `codes` (N, C), -1 for none."""
     n = len(grams.levels) + 1
@@ -348,14 +348,19 @@ def _tfidf_rows(x: Array) -> tuple[int, tuple[int, ...]]:
     return (x.shape[0], x.shape[:1]) if x.ndim == 2 else (1, ())
 
 
+def tfidf_width(ngram_indexes: Sequence[int]) -> int:
+    """Return how many columns the result of a TfIdfVectorizer has."""
+    return max(ngram_indexes, default=-1) + 1
+
+
 def _tfidf_cost(x: Array, *, ngram_indexes: tuple[int, ...], **_attributes: Any) -> Cost:
     rows, _ = _tfidf_rows(x)
-    out = 4 * rows * (max(ngram_indexes, default=-1) + 1)
+    out = 4 * rows * tfidf_width(ngram_indexes)
     return Cost(out, 40 * rows * len(ngram_indexes) + 40 * x.size)
 
 
-@op("TfIdfVectorizer", since=9, cost=_tfidf_cost, prepare=_prepare_tfidf)
-def tfidf_vectorizer(x: Array, *, prepared: _Pool, ctx: Context) -> Array:
+@op("TfIdfVectorizer", since=9, cost=_tfidf_cost, prepare=prepare_tfidf)
+def tfidf_vectorizer(x: Array, *, prepared: Pool, ctx: Context) -> Array:
     """Count the pool's n-grams in (C,) or (N, C), giving (width,) or (N, width) (ONNX TfIdfVectorizer-9)."""
     rows, batch = _tfidf_rows(x)
     codes = _codes(prepared, x.reshape(rows, x.size // max(rows, 1)))

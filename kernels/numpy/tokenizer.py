@@ -69,6 +69,18 @@ def _is_run(expression: str) -> bool:
     return True
 
 
+def run_of(expression: str) -> tuple[str, int] | None:
+    """Return a class of characters and a number, if `expression` matches runs of at least so many of them.
+
+    The class is an expression that `re.ASCII` and RE2 read in the same way, and runs are as long as they can.
+    """
+    if not _is_run(expression):
+        return None
+    found = _WORD_RUN.fullmatch(expression) or _RUN.fullmatch(expression)
+    assert found is not None
+    return found[1], expression.count(found[1])
+
+
 class _Words:
     """Finds runs of a class of visible ASCII characters in many short texts, all at once.
 

@@ -44,10 +44,9 @@ def ops_command(name: str | None, *, as_json: bool) -> None:
 def _collect() -> dict[tuple[str, str], dict[int, list[str]]]:
     """Return backends by version by operator."""
     found: dict[tuple[str, str], dict[int, list[str]]] = defaultdict(dict)
-    for backend in registry.BACKENDS:
-        for version, operator in registry.operators(backend):
-            if operator.domain != registry.INTERNAL:
-                found[operator.domain, operator.op_type].setdefault(version, []).append(backend)
+    for version, operator in registry.operators():
+        if operator.domain != registry.INTERNAL:
+            found[operator.domain, operator.op_type].setdefault(version, []).append("numpy")
     for backend in ACCELERATED:
         load_lowerings(backend)
         for version, lowering in lowerings(backend):

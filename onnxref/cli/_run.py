@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..errors import OutputError
 from ..limits import Limits
-from ..runtime import Execution
+from ..plan import Step
+from ..plan.specialize import Lowered
 from ..session import InferenceSession
 from ._sources import parse_dims, read_sources
 from ._tables import describe_value, number, table
@@ -72,17 +74,27 @@ def _first(values: Any) -> str:
 def _run_with_progress(
     session: InferenceSession, outputs: Sequence[str] | None, feeds: Mapping[str, Any]
 ) -> tuple[dict[str, Any], float]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
-    # In a file or a pipe the bar would leave an empty line behind.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("nodes", total=len(session.graph.nodes))
+    started = time.perf_counter()
+    if not console.is_terminal:  # in a file or a pipe the bar would leave an empty line behind
+        values = session.run_named(outputs, feeds)
+        return values, time.perf_counter() - started
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    total = len(session.graph.nodes)
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("nodes", total=total)
+        ran: set[int] = set()
 
-        def observe(execution: Execution) -> None:
-            progress.update(task, advance=not execution.scope, description=execution.node.op_type)
+        # An observer would keep every node on the reference. What runs again natively counts once.
+        def watch(scope: str, op: Lowered | Step, started: float, seconds: float) -> None:
+            nodes = op.nodes if isinstance(op, Step) else op.op.nodes
+            if not scope:
+                ran.update(map(id, nodes))
+            progress.update(
+                task, completed=min(len(ran), total), description=nodes[0].op_type if nodes else ""
+            )
 
-        started = time.perf_counter()
-        values = session.run_named(outputs, feeds, observers=[observe])
+        values = session.run_named(outputs, feeds, watcher=watch)
         return values, time.perf_counter() - started
 
 
@@ -90,19 +102,38 @@ def _save(target: Path, values: Mapping[str, Any]) -> None:
     """Write arrays as NumPy files, anything else as JSON."""
     try:
         if target.suffix == ".npz":
-            arrays = {name: _storable(name, value) for name, value in values.items()}
-            np.savez(target, allow_pickle=False, **arrays)
+            _save_archive(target, {name: _storable(name, value) for name, value in values.items()})
             return
         target.mkdir(parents=True, exist_ok=True)
-        for name, value in values.items():
-            file = target / "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+        for (name, value), file in zip(values.items(), _file_names(values), strict=True):
             if isinstance(value, np.ndarray):
-                np.save(file.with_name(file.name + ".npy"), _storable(name, value), allow_pickle=False)
+                np.save(target / f"{file}.npy", _storable(name, value), allow_pickle=False)
             else:
                 text = json.dumps(value, default=_jsonable)
-                file.with_name(file.name + ".json").write_text(text, encoding="utf-8")
+                (target / f"{file}.json").write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write the outputs to {str(target)!r}: {error.strerror}") from error
+
+
+def _save_archive(target: Path, arrays: Mapping[str, Any]) -> None:
+    """Write what `numpy.savez` would, which takes no names like those of its parameters."""
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, value in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(value), allow_pickle=False)
+
+
+def _file_names(names: Iterable[str]) -> list[str]:
+    """Return names for files: other characters become `_`, and a number keeps apart what then is the same."""
+    found: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+        numbered = (plain, *(f"{plain}-{i}" for i in range(2, len(taken) + 3)))
+        file = next(file for file in numbered if file.casefold() not in taken)
+        taken.add(file.casefold())  # some file systems do not tell capitals
+        found.append(file)
+    return found
 
 
 def _storable(name: str, value: Any) -> Any:

@@ -374,7 +374,7 @@ def optimizers_used(model: Model, level: str = "all") -> list[str]:
         path = Path(folder) / "model.onnx"
         save_model(model, path)
         name = f"ORT_ENABLE_{level.upper()}"
-        command = [sys.executable, "-c", _LOG_SCRIPT, str(path), name]
+        command = [sys.executable, "-P", "-c", _LOG_SCRIPT, str(path), name]
         found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_LOG_SECONDS)
     changed = re.findall(r"GraphTransformer (\w+) modified: 1", found.stdout + found.stderr)
     names: dict[str, None] = {}

@@ -19,7 +19,6 @@ from ..errors import BackendError, InputError, OnnxRefError, OutputError
 from ..graph import Graph, Model, Node, names_used, subgraphs
 from ..limits import DEFAULT, Limits
 from ..model import load_model
-from ..runtime import node_label
 from ._align import Alignment, Fingerprint, align, fingerprint
 from ._comparison import FAILURES, Comparison, NodeComparison, ValueComparison, Verdict
 from ._errors_between import Errors, Tolerance, errors_between
@@ -195,7 +194,7 @@ class Step:
 
     @property
     def path(self) -> str:
-        return self.scope + node_label(self.node)
+        return self.scope + self.node.label
 
 
 @dataclass(slots=True)
@@ -361,7 +360,7 @@ class Work:
         known = {*self.alignment.values, *self.feeds} - set(step.outputs)
         nodes = self.golden_pieces.find(list(step.outputs), known).nodes
         return tuple(
-            node_label(node)
+            node.label
             for node in nodes
             if node is not step.node and (node.op_type != "Constant" or node.domain)
         )
@@ -513,6 +512,6 @@ def _inner_nodes(
         if node.op_type == "Constant" and isinstance(value := node.attributes.get("value"), np.ndarray):
             constants[node.outputs[0]] = value
         if scope:
-            yield scope + node_label(node), (node, constants)
+            yield scope + node.label, (node, constants)
         for name, inner in subgraphs(node).items():
-            yield from _inner_nodes(inner, f"{scope}{node_label(node)}/{name}/", constants)
+            yield from _inner_nodes(inner, f"{scope}{node.label}/{name}/", constants)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..dtypes import Array
 from ..graph import Node
-from ..runtime import Execution, node_label
+from ..runtime import Execution
 from ._causes import is_float, reduced_axes
 from ._stats import HALF_LARGEST, ValueStatistics, json_number, short
 
@@ -122,7 +122,7 @@ class HalfWatcher:
     def result(self) -> tuple[KeptNode, ...]:
         """Return the nodes in the order in which they were met."""
         return tuple(
-            KeptNode(path, node_label(found.node), found.node.op_type, found.largest, tuple(found.reasons))
+            KeptNode(path, found.node.label, found.node.op_type, found.largest, tuple(found.reasons))
             for path, found in self._nodes.items()
         )
 

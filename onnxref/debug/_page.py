@@ -30,7 +30,6 @@ from ..graph import (
     subgraphs,
     type_string,
 )
-from ..runtime import node_label
 from ..schema import find
 from ._layout_graph import place
 from ._profile import Source
@@ -104,7 +103,7 @@ class Pages:
             sheet.add_constant(node.outputs[0], _shown(value))
             return
         made: dict[str, Any] = {
-            "name": node_label(node),
+            "name": node.label,
             "op": node.op_type,
             "in": list(node.inputs),
             "out": list(node.outputs),

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from ..errors import OutputError
 from ..graph import FunctionKey, Graph, Model, Node, names_used, subgraphs
 from ..plan import bind_attributes, function_graph
-from ..runtime import node_label
 
 _MOST_NEAR = 5  # nodes that an error names
 
@@ -66,7 +65,7 @@ def find_node(model: Model, path: str) -> tuple[Place, int]:
     found: dict[tuple[str, int], Place] = {}
     for place, tail in _splits(model, main_place(model), path):
         for index, node in enumerate(place.graph.nodes):
-            if tail in (node_label(node), f"{node.op_type}#{node.position}"):
+            if tail in (node.label, f"{node.op_type}#{node.position}"):
                 found[place.scope, index] = place
     if not found:
         for place, tail in _splits(model, main_place(model), path):
@@ -109,14 +108,14 @@ def _similar(model: Model, path: str) -> str:
             near.append(label)
         if len(alike) == _MOST_NEAR:
             break
-    shown = alike or near or [node_label(node) for node in model.graph.nodes[:_MOST_NEAR]]
+    shown = alike or near or [node.label for node in model.graph.nodes[:_MOST_NEAR]]
     return f"; it has: {', '.join(shown)} ..." if shown else ""
 
 
 def _labels(model: Model, place: Place) -> Iterator[str]:
     """Return the paths of all nodes, those of bodies as in their first call."""
     for index, node in enumerate(place.graph.nodes):
-        yield place.scope + node_label(node)
+        yield place.scope + node.label
         if (node.domain, node.op_type, node.overload) in model.functions:
             yield from _labels(model, enter(model, place, index, "", 0))
         else:
@@ -128,7 +127,7 @@ def _splits(model: Model, place: Place, path: str) -> Iterator[tuple[Place, str]
     """Return every graph that a path may lead into, with what is left of the path there."""
     yield place, path
     for index, node in enumerate(place.graph.nodes):
-        for label in dict.fromkeys((node_label(node), f"{node.op_type}#{node.position}")):
+        for label in dict.fromkeys((node.label, f"{node.op_type}#{node.position}")):
             if path.startswith(label):
                 for inner, rest in _enter(model, place, index, path[len(label) :]):
                     yield from _splits(model, inner, rest)
@@ -150,7 +149,7 @@ def _enter(model: Model, place: Place, index: int, rest: str) -> Iterator[tuple[
 def enter(model: Model, place: Place, index: int, body: str, call: int) -> Place:
     """Return the body of a node in one of its calls; `body` is empty for a function."""
     node = place.graph.nodes[index]
-    label = place.scope + node_label(node)
+    label = place.scope + node.label
     owner = place.owner or node
     key = (node.domain, node.op_type, node.overload)
     if not body:

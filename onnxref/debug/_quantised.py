@@ -19,7 +19,6 @@ from ..dtypes import Array
 from ..errors import BackendError, MissingDependencyError, ModelError
 from ..graph import Node
 from ..limits import DEFAULT, Limits
-from ..runtime import node_label
 from ._compare import Work, align_models
 from ._comparison import Verdict
 from ._errors_between import Errors, Tolerance, errors_between
@@ -270,7 +269,7 @@ def _fetched(runner: ModelRunner, node: Node, feeds: Mapping[str, Any]) -> Quant
     inputs = [values.get(name) for name in node.inputs]
     if inputs[0] is None or inputs[1] is None:
         return None  # a constant
-    return _measured(node, "", node_label(node), inputs, values[node.outputs[0]])
+    return _measured(node, "", node.label, inputs, values[node.outputs[0]])
 
 
 def _measured(node: Node, scope: str, path: str, inputs: Sequence[Any], output: Any) -> Quantiser:

@@ -14,7 +14,7 @@ from ..errors import BackendError, OnnxRefError
 from ..graph import Graph, Node, subgraphs
 from ..plan import Step
 from ..plan.specialize import Lowered
-from ..runtime import Execution, node_label
+from ..runtime import Execution
 from ._timeline import MOST_EVENTS, Event
 
 _ITERATION = re.compile(r"\[\d+\]/")
@@ -102,7 +102,7 @@ class Recorder:
         """Return the path of an execution, with its iterations."""
         if not ran.nodes:
             return f"{ran.scope}{ran.operator}"
-        own = ran.scope + node_label(ran.nodes[0])
+        own = ran.scope + ran.nodes[0].label
         # The planner takes branches out of their If: such a node's own path is longer than the scope says.
         written = self._paths.get(id(ran.nodes[0]))
         return written if written is not None and not ran.scope else own
@@ -130,7 +130,7 @@ class Recorder:
         any_iteration = all_iterations(path)
         inner = self._take_inner(any_iteration)
         kind = "control" if inner is not None else ran.kind
-        key = (any_iteration, tuple(map(node_label, ran.nodes)), ran.operator, ran.kernel)
+        key = (any_iteration, tuple(node.label for node in ran.nodes), ran.operator, ran.kernel)
         tally = self.tallies.get(key)
         if tally is None:
             tally = self.tallies[key] = Tally(ran.nodes, ran.operator, ran.kernel, kind)
@@ -172,7 +172,7 @@ def paths_of(graph: Graph, scope: str = "") -> dict[int, str]:
     """Return the paths of all nodes of a graph and its bodies by their identities."""
     found: dict[int, str] = {}
     for node in graph.nodes:
-        path = scope + node_label(node)
+        path = scope + node.label
         found[id(node)] = path
         for name, body in subgraphs(node).items():
             index = "" if node.op_type == "If" else "[*]"

@@ -18,7 +18,7 @@ from ..errors import InputError, OnnxRefError
 from ..graph import Model
 from ..limits import Limits
 from ..model import load_model, to_proto, write_case
-from ..runtime import bind_inputs, node_label
+from ..runtime import bind_inputs
 from ._bisect import run_on, worst
 from ._errors_between import Tolerance
 from ._html import html_table
@@ -56,7 +56,7 @@ class Reduction:
     @property
     def nodes(self) -> tuple[str, ...]:
         """The labels of the nodes that are left."""
-        return tuple(node_label(node) for node in self.model.graph.nodes)
+        return tuple(node.label for node in self.model.graph.nodes)
 
     @property
     def proto(self) -> onnx.ModelProto:
@@ -102,7 +102,7 @@ class Reduction:
             return f"{name} ({describe(known[name])})" if name in known else name
 
         return [
-            [node_label(node), node.op_type, ", ".join(map(shown, node.inputs)), ", ".join(node.outputs)]
+            [node.label, node.op_type, ", ".join(map(shown, node.inputs)), ", ".join(node.outputs)]
             for node in graph.nodes
         ]
 

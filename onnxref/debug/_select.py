@@ -18,7 +18,6 @@ from typing import NoReturn, TypeAlias
 
 from ..errors import OutputError
 from ..graph import Graph, Model, Node, subgraphs
-from ..runtime import node_label
 
 Patterns: TypeAlias = str | Sequence[str] | None
 
@@ -57,7 +56,7 @@ class Selection:
                 return False
         if self._nodes is None:
             return True
-        label = node_label(node)
+        label = node.label
         return bool(self._nodes.fullmatch(scope + label) or self._nodes.fullmatch(label))
 
     def wants_value(self, scope: str, name: str) -> bool:
@@ -80,7 +79,7 @@ class Selection:
             known = ", ".join(f"{op} ({count})" for op, count in counts.most_common())
             text = f"no node that was run is a {_shown(self.op_types)}; the model has {known}"
         elif self.nodes is not None:
-            near = _near(self.nodes, [node_label(node) for node in nodes])
+            near = _near(self.nodes, [node.label for node in nodes])
             text = f"no node that was run matches {_shown(self.nodes)}; {near}"
         else:
             near = _near(self.values, [name for node in nodes for name in node.outputs if name])

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..dtypes import LOW_PRECISION, Array, ElementType
+from ..dtypes import LOW_PRECISION, Array, ElementType, memory_owner
 from ..errors import OnnxRefError
 from ..graph import Model, Node, subgraphs
 from ..limits import DEFAULT, Limits
-from ..plan import memory_owner
 from ..session import InferenceSession
 from ._pieces import single_node, type_of
 

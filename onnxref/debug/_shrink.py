@@ -33,7 +33,6 @@ from ..errors import InputError, OnnxRefError
 from ..graph import Graph, Model, Node, names_used, subgraphs
 from ..limits import Limits
 from ..model import to_proto
-from ..runtime import node_label
 from ..session import InferenceSession
 from ._places import Place, changed_model, enter, is_constant, main_place
 from ._shrink_graphs import (
@@ -285,7 +284,7 @@ class Search:
             for fewer in dict.fromkeys((1, ran // 2, ran - 1)):
                 if 0 < fewer < int(count.reshape(-1)[0]):
                     model, feeds = self._with_value(name, np.full_like(count, fewer))
-                    if self.attempt(model, feeds, f"{fewer} iterations of {node_label(node)}"):
+                    if self.attempt(model, feeds, f"{fewer} iterations of {node.label}"):
                         return True
         return False
 
@@ -315,7 +314,7 @@ class Search:
                 continue
             nodes = (*graph.nodes[:index], without_output(node, at), *graph.nodes[index + 1 :])
             model, feeds = without_unused(replace(self.model, graph=replace(graph, nodes=nodes)), self.feeds)
-            if self.attempt(model, feeds, f"{node_label(node)} without {name or 'an output'}"):
+            if self.attempt(model, feeds, f"{node.label} without {name or 'an output'}"):
                 return True
         return False
 
@@ -351,7 +350,7 @@ class Search:
                 fewer = {k: v for k, v in node.attributes.items() if k != name}
                 changed = (*nodes[:index], replace(node, attributes=fewer), *nodes[index + 1 :])
                 model = replace(self.model, graph=replace(self.model.graph, nodes=changed))
-                if self.attempt(model, self.feeds, f"{node_label(node)} without {name}"):
+                if self.attempt(model, self.feeds, f"{node.label} without {name}"):
                     return True
         return False
 

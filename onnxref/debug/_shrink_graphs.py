@@ -17,7 +17,7 @@ from ..errors import OnnxRefError
 from ..graph import Graph, Model, Node, TensorType, Value, names_used, subgraphs
 from ..limits import GIB, MIB, Limits
 from ..model import load_model
-from ..runtime import Execution, node_label
+from ..runtime import Execution
 from ..session import InferenceSession
 from ._places import NodesChange, Place, is_constant
 from ._subgraph import constant_names, renamed_graph, trimmed, value_type
@@ -204,7 +204,7 @@ def run_scopes(model: Model, feeds: Mapping[str, Any], limits: Limits | None) ->
 
 def count_calls(scopes: Collection[str], node: Node, body: str) -> int:
     """Return how often a node of the main graph called its body."""
-    start, end = f"{node_label(node)}[", f"]/{body}/"
+    start, end = f"{node.label}[", f"]/{body}/"
     numbers = (s[len(start) : -len(end)] for s in scopes if s.startswith(start) and s.endswith(end))
     return max((int(number) + 1 for number in numbers if number.isdecimal()), default=0)
 

@@ -20,7 +20,6 @@ from ..graph import Graph, Model, Node, subgraphs
 from ..limits import DEFAULT, Limits
 from ..model import load_model
 from ..registry import register_op
-from ..runtime import node_label
 from ._align import Alignment
 from ._compare import Work
 from ._comparison import NodeComparison, ValueComparison
@@ -109,7 +108,7 @@ class _Editor:
         return replace(graph, nodes=tuple(nodes))
 
     def node(self, node: Node, scope: str) -> Iterator[Node]:
-        label = node_label(node)
+        label = node.label
         if inner := subgraphs(node):
             edited = {name: self.graph(graph, f"{scope}{label}/{name}/") for name, graph in inner.items()}
             yield replace(node, attributes={**node.attributes, **edited})

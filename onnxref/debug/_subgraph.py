@@ -37,7 +37,7 @@ from ..graph import (
 )
 from ..limits import DEFAULT, Limits
 from ..model import load_model
-from ..runtime import Execution, node_label
+from ..runtime import Execution
 from ..schema import newest_opset
 from ..session import InferenceSession
 from ._places import (
@@ -83,7 +83,7 @@ class Extraction:
     @property
     def nodes(self) -> tuple[str, ...]:
         """The labels of the part's nodes."""
-        return tuple(node_label(node) for node in self.model.graph.nodes)
+        return tuple(node.label for node in self.model.graph.nodes)
 
 
 def extract(
@@ -171,7 +171,7 @@ def extract_nodes(
     if missing and error is not None:
         raise error
     if missing or (error is None and any(name not in values for name in part.outputs)):
-        where = f"{place.scope}{missing[0] if missing else node_label(part.nodes[0])}"
+        where = f"{place.scope}{missing[0] if missing else part.nodes[0].label}"
         raise OutputError(f"{where!r} was not computed in this run: {_why_not(place)}")
     return assemble(model, part, values, what=what, error="" if error is None else str(error))
 

@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..dtypes import Array, tensor_type_string
+from ..dtypes import Array, memory_owner, tensor_type_string
 from ..graph import SparseTensor
 from ..lowering import Op, Operand
-from ..plan import memory_owner
 from ..plan.specialize import Program
-from ..runtime import Execution, node_label
+from ..runtime import Execution
 
 MOST_EVENTS = 200_000
 """Events and samples that one run keeps; a loop of many iterations has more."""
@@ -168,7 +167,7 @@ class ValueLedger:
             self._watch(owner, None)
             return
         shown = f"{tensor_type_string(owner.dtype)}{list(array.shape)}"
-        label = execution.scope + (name or f"unused output of {node_label(execution.node)}")
+        label = execution.scope + (name or f"unused output of {execution.node.label}")
         self._watch(owner, AliveValue(label, execution.path, owner.nbytes, shown))
 
     def _watch(self, owner: Array, value: AliveValue | None) -> None:
@@ -259,7 +258,7 @@ class ArenaLedger:
     def _maker(self, op: Op) -> str:
         if not op.nodes:
             return str(op)
-        return self._paths.get(id(op.nodes[0])) or node_label(op.nodes[0])
+        return self._paths.get(id(op.nodes[0])) or op.nodes[0].label
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from ..errors import OnnxRefError
 from ..graph import Graph, Model, Node
 from ..limits import DEFAULT, Limits
 from ..model import load_model
-from ..runtime import Execution, bind_inputs, node_label
+from ..runtime import Execution, bind_inputs
 from ..session import InferenceSession
 from ._html import html_table
 from ._lock_step import lock_step
@@ -421,7 +421,7 @@ class _Collector:
         if not self._selection.wants_value("", path):
             return
         self.selected += 1
-        label, op_type = ("", "") if node is None else (node_label(node), node.op_type)
+        label, op_type = ("", "") if node is None else (node.label, node.op_type)
         for record, item in self.recorder.record(path, label, op_type, 0.0, value):
             self._take(record, item)
 

@@ -21,6 +21,7 @@ from ._launch import (
     pack_arguments,
 )
 from ._tensor import DeviceTensor
+from ._turn import turn
 
 
 def open_device() -> Device:
@@ -53,4 +54,5 @@ __all__ = [
     "open_device",
     "pack_arguments",
     "translation_unit",
+    "turn",
 ]

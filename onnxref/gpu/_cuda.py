@@ -20,6 +20,7 @@ from ._nvrtc import compile_kernel
 from ._tensor import DeviceTensor
 
 _TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3  # cudaMemcpyKind
+_UNKNOWN_MEMORY = 0  # cudaMemoryTypeUnregistered
 _WORKSPACE = 64 << 20  # bytes that library calls share; they run one after the other
 
 
@@ -102,9 +103,11 @@ class CudaDevice:
         return _Memory(int(pointer.ptr), nbytes, pointer)
 
     def upload(self, array: Array, address: int) -> None:
-        # From memory that is not pinned, CUDA returns when it has read the source.
         source = array.__array_interface__["data"][0]
         self._runtime.memcpyAsync(address, source, array.nbytes, _TO_DEVICE, self._stream.ptr)
+        # CUDA has read memory that it does not know when it returns; pinned memory it reads later.
+        if self._runtime.pointerGetAttributes(source).type != _UNKNOWN_MEMORY:
+            self._stream.synchronize()
 
     def download(self, address: int, array: Array) -> None:
         goal = array.__array_interface__["data"][0]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..dtypes import Array, DType
+from ._turn import turn
 
 if TYPE_CHECKING:
     from ._device import Device
@@ -50,5 +51,6 @@ class DeviceTensor:
     def numpy(self) -> Array:
         """Return a copy on the host; waits for the device."""
         value = np.empty(self.shape, self.dtype)
-        self.device.download(self.address, value)
+        with turn(self.device):
+            self.device.download(self.address, value)
         return value

@@ -9,9 +9,11 @@ from ._behind import CompileJob, compile_together
 from ._cache import cache_folder, clear_cache, describe_cache
 from ._cache import load as load_code
 from ._cache import store as store_code
+from ._cores import usable_cores
 from ._function import NativeFunction, NativeUnavailableError, native
 from ._target import AVX512_BF16, SOFTWARE, Target, target
 from ._team import PATCH, ROW, Launch, Team, array_handle, run_serially, team_of
+from ._text import TextLayout, text_layout
 
 __all__ = [
     "AVX512_BF16",
@@ -24,6 +26,7 @@ __all__ = [
     "NativeUnavailableError",
     "Target",
     "Team",
+    "TextLayout",
     "array_handle",
     "cache_folder",
     "clear_cache",
@@ -35,4 +38,6 @@ __all__ = [
     "store_code",
     "target",
     "team_of",
+    "text_layout",
+    "usable_cores",
 ]

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ._cores import usable_cores
 from ._function import NativeFunction, native
 
 Array: TypeAlias = NDArray[Any]
@@ -29,7 +30,7 @@ VARIABLE = "ONNXREF_NUM_THREADS"
 ROW = 5  # int64 of a call in a program; `_team_code` says which
 _CODE = "onnxref.native._team_code"
 _LINE = 64
-_FIELDS = 9
+_FIELDS = 10
 _SET_BYTES = 128
 _MOST_SETS = 64
 PATCH = 3  # int64 of a patch
@@ -48,7 +49,6 @@ class _Pool:
         self._workers = 0
         self._memory = np.zeros((_FIELDS * _LINE + _MOST_SETS * _SET_BYTES) // 8 + 8, np.int64)
         self._block = -(-self._memory.ctypes.data // _LINE) * _LINE
-        self._write_allowed()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget_workers)
 
@@ -70,19 +70,9 @@ class _Pool:
                 daemon=True,
             ).start()
 
-    def _write_allowed(self) -> None:
-        """Put the processors that may be used where workers look for them."""
-        if hasattr(os, "sched_getaffinity"):
-            allowed = np.zeros(8 * _SET_BYTES, np.uint8)
-            allowed[[cpu for cpu in os.sched_getaffinity(0) if cpu < len(allowed)]] = 1
-            words = np.packbits(allowed, bitorder="little").view(np.int64)
-            begin = (self._block - self._memory.ctypes.data + _FIELDS * _LINE) // 8
-            self._memory[begin : begin + len(words)] = words
-
     def _forget_workers(self) -> None:
         """A forked child has none of its parent's threads."""
         self._memory[:] = 0
-        self._write_allowed()
         self.taken = threading.Lock()
         self._workers = 0
 
@@ -217,7 +207,7 @@ def _data_offset() -> int:
 
 @cache
 def team_of(threads: int | None = None) -> Team:
-    """Return the team of so many threads; None takes ONNXREF_NUM_THREADS, or one for each usable core.
+    """Return the team of so many threads; None takes ONNXREF_NUM_THREADS, or `usable_cores()`.
 
     Raises:
         ValueError: the number is not positive.
@@ -226,16 +216,10 @@ def team_of(threads: int | None = None) -> Team:
         return Team(threads)
     chosen = os.environ.get(VARIABLE)
     if chosen is None:
-        return Team(_usable_cores())
+        return Team(usable_cores())
     if not chosen.isdigit() or int(chosen) < 1:
         raise ValueError(f"{VARIABLE} must be a positive number (got {chosen!r})")
     return Team(int(chosen))
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _can_wait() -> bool:

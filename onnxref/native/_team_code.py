@@ -14,7 +14,8 @@ The control block has one cache line per field:
     SLEEPERS  workers that wait in the kernel of the operating system
     STOP      tells workers to leave
     CPU       where the leader is
-Behind them lies the set of processors that may be used, and one such set for each worker.
+    LEADER    the leader's thread
+Behind them lies a set of processors for each worker.
 
 A request tells native code what to run: control block, program, calls, counters, threads, patches, number of
 patches, objects. A patch puts the address of an array's elements among the arguments of the calls, three
@@ -22,7 +23,8 @@ int64 each: number of the array's object, address of the argument, what is added
 microseconds spends none of them on asking arrays in Python where they lie.
 
 A system tends to wake a thread on the processor of the thread that wakes it, where the two would stand
-in each other's way for milliseconds. So a worker that finds itself beside the leader moves elsewhere.
+in each other's way for milliseconds. So a worker that finds itself beside the leader moves elsewhere: to
+another one of the processors that the leader may use at that time.
 """
 
 from __future__ import annotations
@@ -42,7 +44,6 @@ from .ops import (
     atomic_load,
     atomic_store,
     call_kernel,
-    copy_bytes,
     device,
     fill_bytes,
     pause,
@@ -53,7 +54,9 @@ from .ops import (
 LINE = 64
 ROW = 5
 PATCH = 3
-EPOCH, PROGRAM, CALLS, COUNTERS, THREADS, ACTIVE, SLEEPERS, STOP, CPU, SETS = (i * LINE for i in range(10))
+EPOCH, PROGRAM, CALLS, COUNTERS, THREADS, ACTIVE, SLEEPERS, STOP, CPU, LEADER, SETS = (
+    i * LINE for i in range(11)
+)
 BLOCK, PROGRAM_OF, CALLS_OF, COUNTERS_OF, THREADS_OF, PATCHES, PATCH_COUNT, OBJECTS = range(8)  # of a request
 SET_BYTES = 128  # of a set of processors, as the system takes it
 MOST_SETS = 64
@@ -72,6 +75,30 @@ def _current_cpu(context):
         return builder.sext(builder.call(function, []), I64)
 
     return types.int64(), generate
+
+
+@intrinsic
+def _current_thread(context):
+    """The thread, as the C library names it."""
+
+    def generate(ctx, builder, signature, values):
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(I64, []), "pthread_self")
+        return builder.call(function, [])
+
+    return types.int64(), generate
+
+
+@intrinsic
+def _processors_of(context, thread, cpus):
+    """Write the set of processors that a thread may use to an address; 0 if that went well."""
+
+    def generate(ctx, builder, signature, values):
+        kind = ir.FunctionType(I32, [I64, I64, I8.as_pointer()])
+        function = cgutils.get_or_insert_function(builder.module, kind, "pthread_getaffinity_np")
+        pointer = builder.inttoptr(values[1], I8.as_pointer())
+        return builder.sext(builder.call(function, [values[0], I64(SET_BYTES), pointer]), I64)
+
+    return types.int64(types.int64, types.int64), generate
 
 
 @intrinsic
@@ -95,7 +122,8 @@ def _step_aside(block, worker):
     if leader < 0 or leader >= 8 * SET_BYTES or worker >= MOST_SETS or _current_cpu() != leader:
         return
     own = block + SETS + worker * SET_BYTES
-    copy_bytes(own, block + SETS, SET_BYTES)
+    if _processors_of(atomic_load(block + LEADER), own) != 0:
+        return
     word = own + 8 * (leader // 64)
     atomic_store(word, atomic_load(word) & ~(1 << (leader % 64)))
     left = 0
@@ -124,6 +152,19 @@ def _take_chunks(row, counters, share, thread, threads):
 
 
 @device
+def _wait(spins):
+    """Pause once; after many times let another thread run, it may be the one that is waited for.
+
+    Return how often there was a pause since.
+    """
+    pause()
+    if spins + 1 < _SPINS_BEFORE_YIELD:
+        return spins + 1
+    yield_processor()
+    return 0
+
+
+@device
 def _walk(program, calls, counters, thread, threads):
     """Take part in every call of a program."""
     stride = LINE * (1 + threads)
@@ -136,11 +177,7 @@ def _walk(program, calls, counters, thread, threads):
                 _take_chunks(row, own, (thread + k) % threads, thread, threads)
             spins = 0
             while atomic_load(own) < total:
-                pause()
-                spins += 1
-                if spins == _SPINS_BEFORE_YIELD:
-                    yield_processor()
-                    spins = 0
+                spins = _wait(spins)
 
 
 def _patching(data: int):
@@ -192,13 +229,15 @@ def leader(futex: int, data: int):
         atomic_store(block + COUNTERS, counters)
         atomic_store(block + THREADS, threads)
         atomic_store(block + CPU, _current_cpu())
+        atomic_store(block + LEADER, _current_thread())
         atomic_add(block + EPOCH, 1)
         if atomic_load(block + SLEEPERS) > 0:
             system_call(futex, block + EPOCH, _FUTEX_WAKE, threads)
         _walk(program, calls, counters, 0, threads)
         atomic_add(block + EPOCH, 1)
+        spins = 0
         while atomic_load(block + ACTIVE) > 0:
-            pause()
+            spins = _wait(spins)
 
     return kernel
 

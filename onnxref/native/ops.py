@@ -193,7 +193,7 @@ double_as_long = _reinterpreting("double_as_long", types.float64, types.int64)
 
 @device
 def arg_float(p, i):
-    """Argument `i` as the float64 that `onnxref.native.pack_float` put there."""
+    """Argument `i` as a float64: the int64 holds its bits."""
     return long_as_double(arg(p, i))
 
 

@@ -2,7 +2,7 @@
 
 from ._build import build_plan
 from ._functions import bind_attributes, function_graph
-from ._steps import Plan, Step, memory_owner, read_only
+from ._steps import Plan, Step, read_only
 from .gradient import LOWERED
 
 __all__ = [
@@ -12,6 +12,5 @@ __all__ = [
     "bind_attributes",
     "build_plan",
     "function_graph",
-    "memory_owner",
     "read_only",
 ]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import registry, schema
+from ..dtypes import memory_owner
 from ..errors import (
     InvalidAttributeError,
     InvalidGraphError,
@@ -40,7 +41,7 @@ from ..registry import Body, Context, Operator
 from ._check import check_against_schema, check_against_signature
 from ._fold import Folder, feeds_products, is_foldable
 from ._functions import bind_attributes, check_call, function_graph
-from ._steps import NO_SLOT, Plan, Step, free_at_last_use, memory_owner, read_only
+from ._steps import NO_SLOT, Plan, Step, free_at_last_use, read_only
 from ._types import TypeRule, value_type_string
 from .gradient import expand_gradients
 

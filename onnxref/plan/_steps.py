@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..dtypes import Array
 from ..graph import Node, ValueType
 from ..registry import Cost
 from ._types import TypeRule
@@ -29,13 +28,6 @@ def read_only(value: Any) -> Any:
     return view
 
 
-def memory_owner(array: Array) -> Array:
-    """Return the array that a view looks into, itself where it is no view."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return array
-
-
 @dataclass(slots=True)
 class Step:
     """One kernel call.
@@ -48,6 +40,7 @@ class Step:
         type_rule: None where no schema constrains the inputs.
         user_defined: the kernel is one that the caller registered.
         deferred: its inputs are constants, but whether its outputs become some is left to the passes.
+        stands_for: nodes of the model that it does the work of, where its own is none of them.
     """
 
     node: Node
@@ -63,6 +56,12 @@ class Step:
     user_defined: bool = False
     deferred: bool = False
     frees: tuple[int, ...] = ()
+    stands_for: tuple[Node, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The model's nodes that it does the work of."""
+        return self.stands_for or (self.node,)
 
     @property
     def wanted(self) -> tuple[bool, ...]:

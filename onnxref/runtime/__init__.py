@@ -1,6 +1,6 @@
 """From a `Plan` and inputs to outputs: the executor, and what checks and accounts around it."""
 
-from ._execute import Execution, Observer, Run, Watcher, execute, node_label, run_plan
+from ._execute import Execution, Observer, Run, Watcher, execute, run_plan
 from ._inputs import bind_inputs
 from ._shortcut import Shortcut, find_shortcut
 
@@ -13,6 +13,5 @@ __all__ = [
     "bind_inputs",
     "execute",
     "find_shortcut",
-    "node_label",
     "run_plan",
 ]

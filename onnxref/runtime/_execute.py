@@ -10,14 +10,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..dtypes import Array, tensor_type_string
+from ..dtypes import Array, DType, from_numpy, memory_owner, tensor_type_string
 from ..errors import KernelError, NodeError, OnnxRefError, ResourceLimitError, TypeMismatchError
 from ..gpu import DeviceTensor
 from ..graph import Node, ValueType
 from ..limits import Budget
-from ..plan import Plan, Step, memory_owner, read_only
-from ..plan.specialize import DeviceProgram, Frame, Lowered, Program, Record, RefusedError, Region, Regions
-from ..registry import Context
+from ..plan import Plan, Step, read_only
+from ..plan.specialize import DeviceProgram, Frame, Lowered, Program, RefusedError, Region, Regions
+from ..registry import Context, ghost
+from ._lesson import Lesson, UnforeseenError, imagine
 from ._memory import Ledger
 
 _LONGEST_CAUSE = 1_000  # characters
@@ -43,7 +44,7 @@ class Execution:
     @property
     def path(self) -> str:
         """Scope and name of the node."""
-        return self.scope + node_label(self.node)
+        return self.scope + self.node.label
 
 
 class Watcher(Protocol):
@@ -59,11 +60,6 @@ class Observer(Protocol):
     """Called after every executed node, in subgraphs and functions too."""
 
     def __call__(self, execution: Execution, /) -> None: ...
-
-
-def node_label(node: Node) -> str:
-    """Return a node's name; its operator and position where it has none."""
-    return node.name or f"{node.op_type}#{node.position}"
 
 
 @dataclass(slots=True)
@@ -145,8 +141,10 @@ def run_regions(plan: Plan, regions: Regions, slots: list[Any], run: Run) -> Non
             perform(plan.steps[position], slots, run)
             position += 1
             continue
+        if run.has_device:
+            _fetch(slots, regions.deciding)
         key = regions.key(position, slots)
-        region = regions.find(key)
+        region = regions.find(key, run.budget) or _foresee(plan, regions, position, key, slots, run)
         if region is None:
             position = _learn(plan, regions, position, key, slots, run)
         elif region.program is None or not _run_program(region, region.program, slots, run):
@@ -163,61 +161,36 @@ def run_regions(plan: Plan, regions: Regions, slots: list[Any], run: Run) -> Non
 def _learn(plan: Plan, regions: Regions, begin: int, key: Any, slots: list[Any], run: Run) -> int:
     """Run steps one by one, as far as their shapes are fixed, at least one; return where that ended."""
     _fetch(slots, range(len(slots)))
-    record = Record(plan, begin, slots, regions.acceleration.known_bytes, regions.deciding)
-    position = begin
+    record = regions.record(begin, slots)
     started = time.perf_counter()
-    while position < len(plan.steps):
-        step = plan.steps[position]
-        possible = record.accepts(step, record.frame) or record.chosen_body(step, record.frame) is not None
-        if not possible and position > begin:
-            break
-        noted = _perform_noted(step, record.frame, record, run)
-        position += 1
-        if not noted:
-            break
-        record.end = position
-    regions.learn(key, record, time.perf_counter() - started)
-    return position
+    lesson = Lesson(record, run, lambda step, frame, accepted: perform(step, frame.slots, run))
+    end = lesson.follow(plan, begin)
+    regions.learn(key, record, time.perf_counter() - started, run.budget)
+    return end
 
 
-def _perform_noted(step: Step, frame: Frame, record: Record, run: Run) -> bool:
-    """Run one step and note it; False where it, or a step inside of it, cannot be part of a region."""
-    body = record.chosen_body(step, frame)
-    if body is not None:
-        return _perform_body(step, body, frame, record, run)
-    accepted = record.accepts(step, frame)
-    outputs = perform(step, frame.slots, run)
-    return accepted and record.add(step, outputs, frame)
+def _foresee(
+    plan: Plan, regions: Regions, begin: int, key: Any, slots: Sequence[Any], run: Run
+) -> Region | None:
+    """Return the region for input shapes that are new, by shape rules; None where only a run can teach it."""
+    if not regions.foresees(begin):
+        return None
+    # The run itself goes on with its own slots; what is imagined or known stays in these.
+    frame = [ghost(x.shape, x.dtype) if isinstance(x, DeviceTensor) else x for x in slots]
+    record = regions.record(begin, frame)
 
+    def pretend(step: Step, frame: Frame, accepted: bool) -> Sequence[Any]:
+        if not accepted:
+            raise UnforeseenError(f"{step.node}: its shapes depend on values", for_good=True)
+        return perform(step, frame.slots, run) if record.is_known(step, frame) else imagine(step, frame, run)
 
-def _perform_body(step: Step, body: Plan, frame: Frame, record: Record, run: Run) -> bool:
-    """Run a branch or a function's body in place of its step, and note its steps."""
-    run.budget.check_depth(run.depth + 1)
-    run.depth += 1
     try:
-        run.budget.step()
-        slots = body.template.copy()
-        inner = record.inner(step, body, slots, frame)
-        for slot, outer in inner.captured.items():
-            slots[slot] = frame.slots[outer]
-        before = len(record.steps)
-        noted = True
-        for own in body.steps:
-            if noted:
-                noted = _perform_noted(own, inner, record, run)
-            else:
-                perform(own, slots, run)
-        for slot, result in zip(step.outputs, body.output_slots, strict=False):
-            if slot:
-                frame.slots[slot] = slots[result]
-        noted = noted and record.link(step, frame, inner)
-        if not noted:
-            record.forget_after(before)
-        for slot in step.frees:
-            frame.slots[slot] = None
-        return noted
-    finally:
-        run.depth -= 1
+        Lesson(record, run, pretend).follow(plan, begin)
+    except UnforeseenError as error:
+        if error.for_good:
+            regions.never_foresee(begin)
+        return None
+    return regions.learn(key, record, None, run.budget)
 
 
 def _run_program(region: Region, program: Program | DeviceProgram, slots: list[Any], run: Run) -> bool:
@@ -303,7 +276,7 @@ class _BoundBody:
 
     def _scope(self) -> str:
         """Return the part of a path that this call of the body adds."""
-        label = node_label(self._step.node)
+        label = self._step.node.label
         if self._step.type_rule is None:
             return f"{label}/"  # a function
         index = "" if self._step.node.op_type == "If" else f"[{self._calls}]"
@@ -363,16 +336,27 @@ def _explain(step: Step, values: Sequence[Any], error: Exception) -> str:
 def _describe(value: Any) -> str:
     match value:
         case np.ndarray():
-            return f"{tensor_type_string(value.dtype)}{list(value.shape)}"
+            return f"{_type_shown(value.dtype)}{list(value.shape)}"
         case list():
             return f"sequence of {len(value)}"
         case _:
             return type(value).__name__ if value is not None else "none"
 
 
+def _type_shown(dtype: DType) -> str:
+    try:
+        return tensor_type_string(dtype)
+    except ValueError:
+        return str(dtype)  # an error is being explained: no time for another one
+
+
 def _as_value(value: Any) -> Any:
     """NumPy arithmetic on 0-d arrays gives scalars, operators of users may; a tensor is always an array."""
     if isinstance(value, np.ndarray):
+        try:
+            from_numpy(value.dtype)
+        except ValueError as error:
+            raise KernelError(str(error)) from None
         return value.astype(np.object_) if value.dtype.kind in "UT" else value
     if isinstance(value, (np.generic, bool, int, float, complex, str)):
         return _as_value(np.asarray(value))

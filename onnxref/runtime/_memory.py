@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..dtypes import Array
+from ..dtypes import Array, memory_owner
 from ..graph import SparseTensor
 from ..limits import Budget
-from ..plan import memory_owner
 
 # Strings to count before the limits are looked at again.
 _CHUNK = 65_536

@@ -62,6 +62,18 @@ def test_the_worker_is_restarted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert [reply["outcome"] for reply in found.values()] == ["crashed", "passed", "passed", "passed"]
 
 
+def test_the_current_folder_has_backends_but_hides_no_module(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def right(model, inputs):\n    return [-inputs[0]]\n", encoding="utf-8"
+    )
+    (tmp_path / "base64.py").write_text("raise RuntimeError('not this one')\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (found,) = run_cases("mine:right", [neg_case()], OPTIONS)
+    assert found[1]["outcome"] == "passed"
+
+
 def test_every_case_is_run_once_by_several_workers() -> None:
     cases = [neg_case(f"test_{i}") for i in range(30)]
     names = [case.name for case, _ in run_cases("fake_backends:right", cases, OPTIONS)]

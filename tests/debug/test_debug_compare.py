@@ -28,7 +28,6 @@ from onnxref.debug._runners import OnnxRefRunner, bound_feeds
 from onnxref.errors import BackendError, InputError
 from onnxref.graph import Graph, Model
 from onnxref.model import load_model
-from onnxref.runtime import node_label
 
 
 def zoo(name: str) -> RealModel:
@@ -111,7 +110,7 @@ def test_every_node_has_both_errors() -> None:
 def test_a_wrong_kernel_is_told_from_what_inherits_its_error(against: str) -> None:
     model = GPT
     graph = load_model(model.model()).graph
-    wrong = {node_label(node) for node in graph.nodes if node.op_type == "Softmax"}
+    wrong = {node.label for node in graph.nodes if node.op_type == "Softmax"}
     with _wrong_kernel("Softmax"):
         found = compare(model.model(), model.calls()[0], against)
     assert {node.path for node in found.wrong} == wrong
@@ -224,7 +223,7 @@ def _constants(model: Model) -> set[str]:
 
 def test_a_changed_weight_in_a_renamed_model() -> None:
     one = load_model(CNN.model())
-    (node,) = (n for n in one.graph.nodes if node_label(n) == "/pointwise/Conv")
+    (node,) = (n for n in one.graph.nodes if n.label == "/pointwise/Conv")
     weights = {
         **one.graph.initializers,
         node.inputs[1]: one.graph.initializers[node.inputs[1]] * np.float32(1.05),

@@ -25,7 +25,6 @@ from onnxref.errors import InputError, NodeError
 from onnxref.graph import Graph, Model, Node
 from onnxref.model import load_model
 from onnxref.model._write import save_model
-from onnxref.runtime import node_label
 
 ZOO = {model.name: model for model in (*REAL_MODELS, *DRAWN_MODELS)}
 Change = Callable[[Node], Node]
@@ -47,7 +46,7 @@ def _with_nodes(graph: Graph, label: str, change: Change) -> Graph:
             k: _with_nodes(v, label, change) for k, v in node.attributes.items() if isinstance(v, Graph)
         }
         node = replace(node, attributes={**node.attributes, **bodies}) if bodies else node
-        return change(node) if node_label(node) == label else node
+        return change(node) if node.label == label else node
 
     return replace(graph, nodes=tuple(changed(node) for node in graph.nodes))
 
@@ -96,7 +95,7 @@ def test_a_negative_variance() -> None:
     report = _found(_with_initializers(model, **{node.inputs[4]: variance}), _feeds(name), half=False)
     first = report.first
     assert first is not None
-    assert (first.kind, first.path, first.from_finite) == ("nan", node_label(node), True)
+    assert (first.kind, first.path, first.from_finite) == ("nan", node.label, True)
     assert first.output == node.outputs[0]
     cause = first.causes[0]
     assert cause.output.coordinates[:2] == (0, 3)
@@ -125,7 +124,7 @@ def test_a_division_by_zero_and_what_becomes_of_it() -> None:
     model = _model(name)
     divisions = [n for n in model.graph.nodes if n.op_type == "Div"]
     softmax = next(n for n in model.graph.nodes if n.op_type == "Softmax")
-    label = node_label(divisions[0])
+    label = divisions[0].label
     zeros = np.zeros(1, np.float32)
     model = _with_initializers(model, planted=zeros)
     model = _edited(model, label, lambda n: replace(n, inputs=(n.inputs[0], "planted")))
@@ -137,7 +136,7 @@ def test_a_division_by_zero_and_what_becomes_of_it() -> None:
     assert report.first is report.findings[0]
     nan = next((f for f in report.findings if f.kind == "nan"), None)
     if nan is not None and nan.op_type == "Softmax":
-        assert nan.path == node_label(softmax)
+        assert nan.path == softmax.label
         assert not nan.from_finite
 
 
@@ -153,20 +152,20 @@ def test_a_float16_overflow() -> None:
     assert [f.kind for f in report.findings] == ["overflow"]
     first = report.first
     assert first is not None
-    assert first.path == node_label(node)
+    assert first.path == node.label
     assert abs(first.causes[0].output.value) > 65504
     assert "terms of the sum" in first.causes[0].how
     x, w = first.causes[0].inputs[:2]
     assert (x.name, w.name) == node.inputs[:2]
-    labels = [node_label(n) for n in model.graph.nodes]
+    labels = [n.label for n in model.graph.nodes]
     kept = [k.path for k in report.keep_float32]
-    assert kept[0] == labels[labels.index(node_label(node))]
-    readers = [node_label(n) for n in model.graph.nodes if node.outputs[0] in n.inputs]
+    assert kept[0] == labels[labels.index(node.label)]
+    readers = [n.label for n in model.graph.nodes if node.outputs[0] in n.inputs]
     assert set(readers) <= set(kept)
-    before = labels[: labels.index(node_label(node))]
+    before = labels[: labels.index(node.label)]
     assert not set(before) & set(kept)
     assert "reaches" in report.keep_float32[0].reasons[0]
-    assert report.node_names[0] == node_label(node)
+    assert report.node_names[0] == node.label
 
 
 def test_an_overflow_of_squares_in_a_layer_norm() -> None:
@@ -181,10 +180,10 @@ def test_an_overflow_of_squares_in_a_layer_norm() -> None:
         if key in model.graph.initializers and model.graph.initializers[key].ndim == 2
     }
     report = _found(_with_initializers(model, **scaled), feeds)
-    assert report.findings[0].path == node_label(power)
+    assert report.findings[0].path == power.label
     assert report.findings[0].causes[0].inputs[0].value ** 2 > 65504
     mean = next(n for n in model.graph.nodes if n.inputs[:1] == power.outputs[:1])
-    assert {node_label(power), node_label(mean)} <= set(report.node_names)
+    assert {power.label, mean.label} <= set(report.node_names)
 
 
 def test_an_overflow_that_a_real_model_has() -> None:
@@ -216,13 +215,11 @@ def test_a_kernel_of_ones_own() -> None:
     relus = [node for node in model.graph.nodes if node.op_type == "Relu"]
     node = relus[4]
     model = replace(model, opset_imports={**model.opset_imports, "tests.nan": 1})
-    wrong = _edited(
-        model, node_label(node), lambda n: replace(n, op_type="Shrunk", domain="tests.nan", opset=1)
-    )
+    wrong = _edited(model, node.label, lambda n: replace(n, op_type="Shrunk", domain="tests.nan", opset=1))
     first = _found(wrong, _feeds(name), half=False).first
     assert first is not None
     # The label of a node without a name has its operator in it.
-    assert first.path.rpartition("#")[2] == node_label(node).rpartition("#")[2]
+    assert first.path.rpartition("#")[2] == node.label.rpartition("#")[2]
     assert (first.op_type, first.count) == ("Shrunk", 1)
     assert first.causes[0].output.coordinates == np.unravel_index(5, first.shape)
     assert first.causes[0].how == "the extremes of each input"
@@ -259,10 +256,10 @@ def test_a_float16_model_that_overflows() -> None:
     assert find_nan(model, _half_feeds(1)) is None
     report = _found(model, _half_feeds(30_000))
     first = report.findings[0]
-    assert (first.kind, first.path, first.type) == ("overflow", node_label(conv), "tensor(float16)")
+    assert (first.kind, first.path, first.type) == ("overflow", conv.label, "tensor(float16)")
     assert np.isinf(first.causes[0].output.value)
     assert first.from_finite
-    assert report.keep_float32[0].path == node_label(conv)
+    assert report.keep_float32[0].path == conv.label
     json.dumps(report.to_json(), allow_nan=False)
 
 
@@ -306,7 +303,7 @@ def test_weights_that_are_no_float16() -> None:
         f"initializer {conv.inputs[1]} holds numbers up to 7e+04, which float16 does not"
     )
     assert report.failed
-    assert report.node_names[0] == node_label(conv)
+    assert report.node_names[0] == conv.label
     assert find_nan(wrong, _feeds(name), half=False) is None
 
 
@@ -525,18 +522,18 @@ def test_command(tmp_path: Path) -> None:
     wrong = values[node.inputs[4]].copy()
     wrong[2] = -1
     model = _with_initializers(model, planted=wrong)
-    model = _edited(model, node_label(node), lambda n: replace(n, inputs=(*n.inputs[:4], "planted")))
+    model = _edited(model, node.label, lambda n: replace(n, inputs=(*n.inputs[:4], "planted")))
     save_model(model, tmp_path / "wrong.onnx")
     np.savez(tmp_path / "in.npz", **_feeds(name))
     arguments = (tmp_path / "wrong.onnx", "-i", tmp_path / "in.npz")
     shown = _command(*arguments)
     assert shown.exit_code == 0, shown.output
-    assert f"a NaN is first made by {node_label(node)} (BatchNormalization)" in shown.output
+    assert f"a NaN is first made by {node.label} (BatchNormalization)" in shown.output
     assert "planted[2] = -1" in shown.output
     failed = _command(*arguments, "--fail", "--json", "--most", 1)
     assert failed.exit_code == 2
     (finding,) = json.loads(failed.stdout)["findings"]
-    assert finding["path"] == node_label(node)
+    assert finding["path"] == node.label
     assert len(finding["causes"]) == 1
 
 

@@ -24,7 +24,6 @@ from onnxref.errors import BackendError, InputError, OutputError
 from onnxref.graph import Model, Node
 from onnxref.model import load_model
 from onnxref.model._write import save_model
-from onnxref.runtime import node_label
 
 
 def zoo(name: str) -> RealModel:
@@ -52,7 +51,7 @@ def _around(model: Model, label: str, before: Callable[[str, str], list[Node]]) 
     """Put nodes behind the output of a node: `before(given, wanted)` makes one value from another."""
     nodes: list[Node] = []
     for node in model.graph.nodes:
-        if node_label(node) != label:
+        if node.label != label:
             nodes.append(node)
             continue
         name = node.outputs[0]
@@ -321,7 +320,7 @@ def test_a_bad_scale_is_found(factor: float, tmp_path: Path) -> None:
     bad = _with(model, **{victim.inputs[1]: np.asarray(scale * np.float32(factor))})
     found = compare_quantised(bad, SOURCE, SOURCE_CALLS[0])
     worst = found.worst_quantisers(1)[0]
-    assert worst.path == node_label(victim)
+    assert worst.path == victim.label
     assert worst.advice.startswith("scale too small" if factor < 1 else "scale too large")
     # The layer that reads the badly quantised value is the one that is wrong by itself.
     assert found.worst_layers(1)[0].op_type == "Add"

@@ -15,13 +15,10 @@ from model_zoo import DRAWN_MODELS, REAL_MODELS, RealModel
 
 import onnxref
 
-from . import suite
+from . import small_models, suite
 
 IS_SHARE = os.environ.get("ONNXREF_SHARE") == "1"
 MODELS = {model.name: model for model in (*REAL_MODELS, *DRAWN_MODELS)}
-
-# Relative to the element, and to the largest element of the output: sums in another order, which cancel.
-TOLERANCE = {"float64": (1e-7, 1e-9), "float32": (1e-4, 2e-5), "float16": (1e-2, 5e-3)}
 
 
 def _names(group: Any, device: str) -> list[str]:
@@ -58,6 +55,12 @@ def test_constants_for_inputs() -> None:
             raise AssertionError(name) from error
 
 
+def test_small_models() -> None:
+    """In a share too: the kernels that no official case uses."""
+    for _, case in small_models.cases():
+        case()
+
+
 def _run(model: RealModel, backend: str, repeat: int = 1, *, debug: bool = False) -> list[dict[str, Any]]:
     """Make the model's calls, each `repeat` times, handing its state on; return the last outputs of each."""
     session = onnxref.InferenceSession(model.model(), backend=backend, debug=debug)
@@ -72,16 +75,6 @@ def _run(model: RealModel, backend: str, repeat: int = 1, *, debug: bool = False
     return results
 
 
-def _compare(found: Any, expected: Any, where: str) -> None:
-    if not isinstance(expected, np.ndarray) or expected.dtype.name not in TOLERANCE:
-        np.testing.assert_equal(found, expected, err_msg=where)
-        return
-    assert found.dtype == expected.dtype, where
-    relative, of_largest = TOLERANCE[expected.dtype.name]
-    largest = float(np.abs(expected).max(initial=0))
-    np.testing.assert_allclose(found, expected, rtol=relative, atol=of_largest * largest, err_msg=where)
-
-
 @pytest.mark.parametrize("name", [] if IS_SHARE else MODELS)
 def test_real_model(name: str) -> None:
     """As the reference says; captured graphs give the bits of single launches, each tensor apart."""
@@ -93,7 +86,7 @@ def test_real_model(name: str) -> None:
     captured = _run(model, "cupy", repeat=3)
     for call, (found, expected) in enumerate(zip(captured, _run(model, "numpy"), strict=True)):
         for output, value in expected.items():
-            _compare(found[output], value, f"call {call}, output {output}")
+            suite.assert_close(found[output], value, f"call {call}, output {output}")
     for found, eager in zip(captured, _run(model, "cupy", debug=True), strict=True):
         for output, value in eager.items():
             assert np.asarray(found[output]).tobytes() == np.asarray(value).tobytes(), output

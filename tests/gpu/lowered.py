@@ -10,7 +10,7 @@ import numpy as np
 from onnxref.dtypes import Array
 from onnxref.gpu import DeviceTensor
 from onnxref.limits import DEFAULT, Budget
-from onnxref.lowering import ChannelsLast, Op, Operand, Site, find_lowering
+from onnxref.lowering import ChannelsLast, Op, Operand, PackCache, Site, find_lowering
 from onnxref.plan.specialize import DeviceConstants, DeviceProgram, Lowered
 from onnxref.schema import find as find_schema
 
@@ -74,7 +74,12 @@ def run_on_device(
         chosen = device or EmulatedDevice()
         chosen.order = order
         program = DeviceProgram(
-            [Lowered(op, site)], given, wanted_outputs, chosen, DeviceConstants(chosen), debug=True
+            [Lowered(op, site)],
+            given,
+            wanted_outputs,
+            chosen,
+            DeviceConstants(chosen, PackCache()),
+            debug=True,
         )
         found = program.run(fed, Budget(DEFAULT), _no_step)
         results.append([_host(y, operand) for y, operand in zip(found, wanted_outputs, strict=True)])

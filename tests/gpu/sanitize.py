@@ -1,6 +1,6 @@
 """Kernels under the address sanitizer: every tensor in memory of its own, of exactly its size.
 
-python -m tests.gpu.sanitize                 # one official case for every kernel that these cases use
+python -m tests.gpu.sanitize                 # a case for every kernel
 python -m tests.gpu.sanitize --planted NAME  # a kernel with a fault: ends with the sanitizer's report
 
 It starts itself again with the sanitizer's library loaded before all others.
@@ -30,15 +30,6 @@ from onnxref.plan.specialize import DeviceProgram
 from . import planted
 from .emulator.build import EmulationError, emulated
 from .emulator.device import EmulatedCall, EmulatedDevice
-
-UNREACHED = frozenset(
-    (
-        *("attention", "attention_mma", "attention_rows", "int8_dynamic", "label_encoder"),
-        *("ml_linear", "ml_svm", "one_hot", "one_hot_encoder", "quantized_pointwise"),
-        *("recurrent_step", "transpose"),
-    )
-)
-"""Files of kernels that no official case uses."""
 
 _libc = ctypes.CDLL(None)
 _LINE = 64
@@ -89,14 +80,14 @@ def run_planted(name: str) -> None:
 
 
 def smallest_cases(libraries: Sequence[str]) -> dict[str, Callable[[], None]]:
-    """Return official cases that together use every kernel that any of them uses, with these libraries."""
-    from . import suite
+    """Return cases that together use every kernel that any of them uses, with these libraries."""
+    from . import small_models, suite
     from .planned import recording
 
     met: set[tuple[str, str]] = set()
     chosen = {}
     with recording(*libraries) as device:
-        for name, case in (*suite.cases(), *suite.constant_cases()):
+        for name, case in (*suite.cases(), *suite.constant_cases(), *small_models.cases()):
             device.seen.clear()
             case()
             device.buffers.clear()
@@ -114,7 +105,7 @@ def _singly(*given: Any) -> DeviceProgram:
 
 
 def run_cases() -> None:
-    """Run the cases, each on a device of its own, with libraries and without; name the kernel files used."""
+    """Run the cases, each on a device of its own, with libraries and without; name the kernels used."""
     from .planned import LIBRARIES
 
     used: set[str] = set()
@@ -127,7 +118,7 @@ def run_cases() -> None:
                 device = SanitizedDevice(libraries=frozenset(libraries))
                 patch.setattr(onnxref.gpu, "open_device", lambda device=device: device)
                 case()
-                used |= {line.partition(".")[0] for line in device.log}
+                used |= {line.partition("(")[0] for line in device.log}
     print("clean:", *sorted(used), flush=True)
 
 

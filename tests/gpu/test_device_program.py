@@ -21,7 +21,7 @@ from onnxref.errors import BackendError, InputError, NodeError
 from onnxref.gpu import Kernel
 from onnxref.gpu._cuda import CudaDevice
 from onnxref.limits import DEFAULT, Budget
-from onnxref.lowering import LINE, Op, Operand, Site
+from onnxref.lowering import LINE, Op, Operand, PackCache, Site
 from onnxref.plan.specialize import DeviceConstants, DeviceProgram, Lowered
 from onnxref.plan.specialize._memory import Lifetime
 
@@ -91,7 +91,7 @@ def test_what_is_alive_together_lies_apart(
 ) -> None:
     inputs, outputs, lowered = drawn
     device = RecordingDevice()
-    program = DeviceProgram(lowered, inputs, outputs, device, DeviceConstants(device))
+    program = DeviceProgram(lowered, inputs, outputs, device, DeviceConstants(device, PackCache()))
     owner: dict[Operand, Operand] = {x: x for x in inputs}
     reads: list[set[Operand]] = []
     for found in lowered:  # which memory each value is, found again here by the declarations alone
@@ -135,7 +135,7 @@ def test_debug_gives_every_tensor_memory_of_its_own(device: EmulatedDevice) -> N
     plain = region.program
     assert isinstance(plain, DeviceProgram)
     debug = DeviceProgram(
-        plain.lowered, plain.inputs, plain.outputs, device, DeviceConstants(device), debug=True
+        plain.lowered, plain.inputs, plain.outputs, device, DeviceConstants(device, PackCache()), debug=True
     )
     device.log.clear()
     for _ in range(3):
@@ -227,6 +227,46 @@ def test_threads_run_one_session_together(device: EmulatedDevice) -> None:
     assert any(line.startswith("graph") for line in device.log)
 
 
+def test_nobody_downloads_while_another_thread_captures(
+    device: EmulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A capturing stream refuses whatever does not come from the thread that captures."""
+    capture, download = device.capture, device.download
+    made, other = session(TWICE), session(TWICE)
+    x = values(2, 5)
+    for _ in range(3):
+        made.run(None, {"x": x})
+    begun, ended, order = threading.Event(), threading.Event(), []
+
+    def slow_capture(calls: Any) -> Any:
+        order.append("capture begins")
+        begun.set()
+        ended.wait(0.3)  # as long as it takes others to come
+        order.append("capture ends")
+        return capture(calls)
+
+    def noted_download(address: int, array: Array) -> None:
+        if begun.is_set():
+            order.append("download")
+        download(address, array)
+
+    (on_device,) = made.run(None, {"x": device.array(x)})
+    monkeypatch.setattr(device, "capture", slow_capture)
+    monkeypatch.setattr(device, "download", noted_download)
+
+    def capturing() -> None:
+        for _ in range(2):
+            other.run(None, {"x": device.array(x)})
+
+    thread = threading.Thread(target=capturing)
+    thread.start()
+    assert begun.wait(60)
+    on_device.numpy()
+    ended.set()
+    thread.join()
+    assert order == ["capture begins", "capture ends", "download"]
+
+
 def test_a_bad_index_is_the_references_error_and_harms_nothing(device: EmulatedDevice) -> None:
     made = session(GATHER)
     x = values(4, 3)
@@ -313,6 +353,23 @@ def test_outputs_are_not_overwritten_by_the_next_run(device: EmulatedDevice) -> 
         np.testing.assert_allclose(y.numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_a_condition_on_the_device_is_looked_at(device: EmulatedDevice) -> None:
+    text = """g (float[N] x, bool f) => (y) {
+        y = If(f) <then_branch = t () => (p) { p = Relu(x) }, else_branch = e () => (q) { q = Neg(x) }> }"""
+    made, x = session(text), values(5)
+    for flag in (True, True, False, True):
+        (y,) = made.run(None, {"x": device.array(x), "f": device.array(np.array(flag))})
+        np.testing.assert_array_equal(y.numpy(), np.maximum(x, 0) if flag else -x)
+
+
+def test_the_first_run_is_on_the_device(device: EmulatedDevice) -> None:
+    """Shape rules tell what a run on the reference would teach: inputs on the device never leave it."""
+    made = session(TWICE)
+    for n in (3, 7):
+        made.run(None, {"x": device.array(values(n, 5))})
+    assert device.downloads == 0
+
+
 def test_device_arrays_are_checked_like_others(device: EmulatedDevice) -> None:
     made = session(TWICE)
     with pytest.raises(InputError, match="float"):
@@ -350,6 +407,20 @@ def _card(number: int = 0) -> CudaDevice:
         ndarray=_CupyArray, from_dlpack=lambda _: _CupyArray(), ascontiguousarray=lambda array: array
     )
     return card
+
+
+@pytest.mark.parametrize(("memory", "log"), [(0, ["copy"]), (1, ["copy", "wait"]), (3, ["copy", "wait"])])
+def test_an_upload_has_read_its_source(memory: int, log: list[str]) -> None:
+    """CUDA reads memory that it knows, pinned or managed, after the call that asks for the copy."""
+    done: list[str] = []
+    card = _card()
+    card._runtime = SimpleNamespace(
+        memcpyAsync=lambda *_: done.append("copy"),
+        pointerGetAttributes=lambda _: SimpleNamespace(type=memory),
+    )
+    card._stream = SimpleNamespace(ptr=0, synchronize=lambda: done.append("wait"))
+    card.upload(np.zeros(3), 4096)
+    assert done == log
 
 
 def test_arrays_of_other_libraries_are_adopted() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import onnxref.kernels.cupy.attention
 import pytest
+from onnxref.kernels.cupy import _attention_libraries
 
 from onnxref.dtypes import Array
 from onnxref.lowering import FAULT, Op, Operand, Site, Unsupported, find_lowering
@@ -282,9 +282,8 @@ def test_special_values() -> None:
 @pytest.mark.parametrize("name", ["float32", "float64"])
 @pytest.mark.parametrize("three", [False, True])
 def test_by_products(name: str, three: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = onnxref.kernels.cupy.attention
-    monkeypatch.setattr(module, "_MANY_SCORES", 1)
-    monkeypatch.setattr(module, "_MOST_SCRATCH", 3 * 64 * 70 * 8 * 2)
+    monkeypatch.setattr(_attention_libraries, "_MANY_SCORES", 1)
+    monkeypatch.setattr(_attention_libraries, "_MOST_SCRATCH", 3 * 64 * 70 * 8 * 2)
     shapes = [(2, 64, 6 * 32), (2, 70, 2 * 32)] if three else [(2, 6, 64, 32), (2, 2, 70, 32)]
     q, k, v = normal(shapes[0], name), normal(shapes[1], name, 1), normal(shapes[1], name, 2)
     numbers: dict[str, Any] = {"q_num_heads": 6, "kv_num_heads": 2} if three else {}

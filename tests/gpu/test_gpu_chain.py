@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnxref.kernels.common.instructions import Instruction, instruction
 from onnxref.kernels.cupy import chain as lowering_module
 from onnxref.kernels.cupy.chain import blocked_use, emit_program
-from onnxref.kernels.cupy.instructions import Instruction, instruction
 
 from onnxref.dtypes import Array
 from onnxref.gpu import Launch, translation_unit

@@ -12,9 +12,10 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnxref.kernels.cupy.elementwise  # noqa: F401 - registers
 import pytest
-from onnxref.kernels.cupy import elementwise
-from onnxref.kernels.cupy.instructions import instruction
+from onnxref.kernels.common import elementwise
+from onnxref.kernels.common.instructions import instruction
 
 from onnxref.dtypes import Array
 from onnxref.lowering import Op, Operand, Site, Unsupported, find_lowering, lowerings

@@ -220,7 +220,7 @@ def test_refusals() -> None:
     x, axes = values((2, 3), "float32"), np.array([1])
     with pytest.raises(Unsupported, match="not constant"):
         run_on_device("ReduceSum", [x, axes], [((2, 1), np.float32)], opset=13)
-    with pytest.raises(Unsupported, match="out of range"):
+    with pytest.raises(Unsupported, match="axes must be in"):
         run_on_device("ReduceSum", [x, axes + 1], [((2, 1), np.float32)], opset=13, constants=[1])
     with pytest.raises(Unsupported, match="a reduction of"):
         run_on_device("ReduceSum", [x > 0, axes], [((2, 1), np.float32)], opset=13, constants=[1])

@@ -106,5 +106,5 @@ def test_refusals() -> None:
     x = normal((2, 3))
     with pytest.raises(Unsupported, match="not constant"):
         run_on_device("CumSum", [x, np.array(0)], [(x.shape, x.dtype)], opset=14)
-    with pytest.raises(Unsupported, match="out of range"):
+    with pytest.raises(Unsupported, match="axis must be in"):
         run_on_device("CumSum", [x, np.array(2)], [(x.shape, x.dtype)], opset=14, constants=[1])

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import run_op
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tree_cases import ML, SIDES, STUMP, classify, member_ensemble, regress, votes
 
 from onnxref import registry
 from onnxref.errors import KernelError
 
-ML = "ai.onnx.ml"
 COMPARE = {
     "BRANCH_LEQ": operator.le,
     "BRANCH_LT": operator.lt,
@@ -25,36 +24,6 @@ COMPARE = {
     "BRANCH_NEQ": operator.ne,
 }
 MODES = list(COMPARE)
-# x[0] <= 0 leads to leaf 1, else to leaf 2.
-STUMP: dict[str, Any] = {
-    "nodes_treeids": (0, 0, 0),
-    "nodes_nodeids": (0, 1, 2),
-    "nodes_featureids": (0, 0, 0),
-    "nodes_values": (0.0, 0.0, 0.0),
-    "nodes_modes": ("BRANCH_LEQ", "LEAF", "LEAF"),
-    "nodes_truenodeids": (1, 0, 0),
-    "nodes_falsenodeids": (2, 0, 0),
-}
-SIDES = np.array([[-1], [1]], np.float32)
-
-
-def votes(kind: str, *rows: tuple[int, int, float], tree: int = 0) -> dict[str, Any]:
-    """Vote attributes from rows (node, class or target, weight)."""
-    nodes, ids, weights = zip(*rows, strict=True)
-    return {
-        f"{kind}_treeids": (tree,) * len(rows),
-        f"{kind}_nodeids": nodes,
-        f"{kind}_ids": ids,
-        f"{kind}_weights": weights,
-    }
-
-
-def regress(x: Any, *, opset: int = 3, **attributes: Any) -> Any:
-    return run_op("TreeEnsembleRegressor", x, opset=opset, domain=ML, **attributes)
-
-
-def classify(x: Any, *, opset: int = 3, **attributes: Any) -> Any:
-    return run_op("TreeEnsembleClassifier", x, opset=opset, domain=ML, n_outputs=2, **attributes)
 
 
 def random_forest(rng: np.random.Generator, n_trees: int, depth: int, modes: list[str]) -> dict[str, Any]:
@@ -406,88 +375,6 @@ def test_large_batches_are_done_in_blocks(monkeypatch: pytest.MonkeyPatch) -> No
     np.testing.assert_allclose(whole[1], parts[1], rtol=1e-6, atol=1e-6)
 
 
-# TreeEnsemble-5
-
-
-def ensemble(x: Any, **attributes: Any) -> Any:
-    return run_op("TreeEnsemble", x, opset=5, domain=ML, **attributes)
-
-
-def member_ensemble(sets: list[list[float]], dtype: Any, *, tracks: int = 0) -> dict[str, Any]:
-    """One tree per set, with leaf 1 for members, else 0; targets are the trees."""
-    n = len(sets)
-    return {
-        "tree_roots": tuple(range(n)),
-        "nodes_featureids": (0,) * n,
-        "nodes_modes": np.full(n, 6, np.uint8),
-        "nodes_splits": np.zeros(n, dtype),
-        "nodes_truenodeids": tuple(2 * i for i in range(n)),
-        "nodes_falsenodeids": tuple(2 * i + 1 for i in range(n)),
-        "nodes_trueleafs": (1,) * n,
-        "nodes_falseleafs": (1,) * n,
-        "nodes_missing_value_tracks_true": (tracks,) * n,
-        "membership_values": np.array([v for s in sets for v in (*s, np.nan)], dtype),
-        "leaf_targetids": tuple(i // 2 for i in range(2 * n)),
-        "leaf_weights": np.array([1, 0] * n, dtype),
-        "n_targets": n,
-    }
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    sets=st.lists(st.lists(st.integers(-6, 6), max_size=9), min_size=1, max_size=4),
-    dtype=st.sampled_from([np.float16, np.float32, np.float64]),
-    tracks=st.integers(0, 1),
-)
-def test_membership(sets: list[list[float]], dtype: Any, tracks: int) -> None:
-    x = np.array([*range(-7, 8), 0.5, np.inf, -np.inf, np.nan], dtype)[:, np.newaxis]
-    got = ensemble(x, **member_ensemble(sets, dtype, tracks=tracks))
-    assert got.dtype == dtype
-    want = [[float(tracks if np.isnan(v) else v in s) for s in sets] for v in x[:, 0].tolist()]
-    assert got.tolist() == want
-
-
-def test_membership_without_a_last_nan() -> None:
-    attributes = member_ensemble([[1, 2], [3]], np.float32)
-    attributes["membership_values"] = attributes["membership_values"][:-1]
-    assert ensemble(np.array([[3], [2]], np.float32), **attributes).tolist() == [[0, 1], [1, 0]]
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize(("aggregate", "want"), [(0, 2.5), (1, 5.0), (2, 1.0), (3, 4.0)])
-def test_two_trees(dtype: Any, aggregate: int, want: float) -> None:
-    # Both trees are x[1] > 0; the second is one leaf, written as a branch to the same leaf twice.
-    attributes: dict[str, Any] = {
-        "tree_roots": (1, 0),
-        "nodes_featureids": (0, 1),
-        "nodes_modes": np.array([0, 3], np.uint8),
-        "nodes_splits": np.array([0, 0], dtype),
-        "nodes_truenodeids": (2, 0),
-        "nodes_falsenodeids": (2, 1),
-        "nodes_trueleafs": (1, 1),
-        "nodes_falseleafs": (1, 1),
-        "leaf_targetids": (0, 0, 0),
-        "leaf_weights": np.array([4, -4, 1], dtype),
-        "n_targets": 1,
-    }
-    got = ensemble(np.array([[0, 1]], dtype), **attributes, aggregate_function=aggregate)
-    assert got.dtype == dtype
-    assert got.tolist() == [[want]]
-
-
-@pytest.mark.parametrize(
-    ("kind", "name"), list(enumerate(["NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT"]))
-)
-def test_post_transform_numbers(kind: int, name: str) -> None:
-    attributes = member_ensemble([[1], [2]], np.float32)
-    attributes["leaf_weights"] = np.array([0.25, 0.75, 0.5, 0.125], np.float32)
-    got = ensemble(np.array([[1]], np.float32), **attributes, post_transform=kind)
-    same = regress(
-        SIDES[:1], **STUMP, **votes("target", (1, 0, 0.25), (1, 1, 0.125)), n_targets=2, post_transform=name
-    )
-    np.testing.assert_array_equal(got, same)
-
-
 # Models are untrusted
 
 
@@ -555,29 +442,6 @@ def test_depth_is_bounded() -> None:
     }
     with pytest.raises(KernelError, match="at most 10000 levels"):
         regress(SIDES, **attributes, **votes("target", (n - 1, 0, 1.0)), n_targets=1)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"tree_roots": (2,)}, r"tree_roots must be in \[0, 1\] \(got 2\)"),
-        ({"nodes_truenodeids": (-1, 2)}, r"nodes_truenodeids of leaves must be in \[0, 3\] \(got -1\)"),
-        ({"nodes_falsenodeids": (4, 3)}, r"nodes_falsenodeids of leaves must be in \[0, 3\] \(got 4\)"),
-        ({"nodes_trueleafs": (0, 1)}, "no cycle"),
-        ({"nodes_modes": np.array([6, 7], np.uint8)}, r"nodes_modes must be in \[0, 6\] \(got 7\)"),
-        ({"nodes_modes": np.array([6, 0], np.uint8)}, "one set per BRANCH_MEMBER node, 1 .got 2"),
-        ({"membership_values": None}, "one set per BRANCH_MEMBER node, 2 .got 0"),
-        ({"leaf_targetids": (0, 0, 1)}, "leaf_weights must have as many elements"),
-        ({"leaf_targetids": (0, 0, 1, 2)}, r"ids must be in \[0, 1\] \(got 2\)"),
-        ({"aggregate_function": 4}, r"aggregate_function must be in \[0, 3\] \(got 4\)"),
-        ({"post_transform": -1}, r"post_transform must be in \[0, 4\] \(got -1\)"),
-        ({"n_targets": -1}, "number of targets must be positive"),
-    ],
-)
-def test_bad_ensembles(changes: dict[str, Any], message: str) -> None:
-    attributes = {**member_ensemble([[1], [2]], np.float32), **changes}
-    with pytest.raises(KernelError, match=message):
-        ensemble(SIDES, **attributes)
 
 
 @pytest.mark.parametrize(

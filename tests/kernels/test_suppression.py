@@ -15,7 +15,7 @@ from onnxref import registry
 from onnxref.dtypes import Array
 from onnxref.errors import KernelError, ResourceLimitError
 from onnxref.limits import Budget, Limits
-from onnxref.registry import Context
+from onnxref.registry import INTERNAL, Context, ghost
 
 
 def i64(*values: int) -> Array:
@@ -219,3 +219,43 @@ BOXES, SCORES = np.zeros((1, 2, 4), np.float32), np.zeros((1, 1, 2), np.float32)
 def test_errors(inputs: list[Any], attributes: dict[str, Any], message: str) -> None:
     with pytest.raises(KernelError, match=message):
         run_op("NonMaxSuppression", *inputs, opset=11, **attributes)
+
+
+# --- as many rows as there can be ----------------------------------------------------------------
+
+
+@np.errstate(all="ignore")
+@pytest.mark.parametrize(("most", "rows"), [(None, 0), (-1, 0), (3, 18), (40, 60), (2**63 - 1, 60)])
+def test_padded_rows_have_zeros_behind_them(most: int | None, rows: int) -> None:
+    boxes, scores = crowd(np.random.default_rng(0), 2, 3, 10, 0.5)
+    inputs = [boxes, scores, None if most is None else i64(most), np.float32(0.3), np.float32(0.1)]
+    ctx = Context()
+    padded, count = registry.find(INTERNAL, "PaddedNonMaxSuppression", 1).kernel(*inputs, ctx=ctx)
+    expected = run_op("NonMaxSuppression", *inputs, opset=11)
+    assert padded[:count].tolist() == expected.tolist()
+    assert padded.shape == (rows, 3)
+    assert not padded[count:].any()
+    rule = registry.find_shape_rule(INTERNAL, "PaddedNonMaxSuppression", 1)
+    assert rule is not None
+    seen = [ghost(x.shape, x.dtype) if x is not None and i != 2 else x for i, x in enumerate(inputs)]
+    foreseen = rule(*seen, ctx=ctx)
+    assert [(y.shape, y.dtype) for y in foreseen] == [(y.shape, y.dtype) for y in (padded, count)]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "attributes"),
+    [
+        ([BOXES[:, :1], SCORES], {}),
+        ([BOXES, SCORES, i64(1), np.zeros((2, 3), np.float32)], {}),
+        ([BOXES, SCORES, i64(1), None, np.zeros(2, np.float32)], {}),
+        ([BOXES, SCORES, i64(1, 2)], {}),
+        ([BOXES, SCORES], {"center_point_box": 2}),
+    ],
+)
+def test_nothing_is_foreseen_where_the_kernel_refuses(inputs: list[Any], attributes: dict[str, Any]) -> None:
+    ctx = Context()
+    rule = registry.find_shape_rule(INTERNAL, "PaddedNonMaxSuppression", 1)
+    assert rule is not None
+    for tell in (rule, registry.find(INTERNAL, "PaddedNonMaxSuppression", 1).kernel):
+        with pytest.raises(KernelError):
+            tell(*inputs, **attributes, ctx=ctx)

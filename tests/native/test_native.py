@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from onnxref.native import (
     NativeFunction,
     NativeUnavailableError,
     Team,
+    _behind,
+    _cores,
     _team,
     array_handle,
     cache_folder,
@@ -28,6 +31,7 @@ from onnxref.native import (
     native,
     run_serially,
     target,
+    usable_cores,
 )
 from onnxref.native import _cache as cache
 
@@ -194,6 +198,40 @@ def test_other_processes_compile(own_cache: Path) -> None:
     assert fresh("count", 30).is_ready
 
 
+def test_a_function_that_cannot_be_compiled_stops_no_other(own_cache: Path) -> None:
+    job = CompileJob([fresh("refused"), fresh("count", 31)])
+    job.wait()
+    assert fresh("count", 31).is_ready
+
+
+def test_a_process_has_a_few_functions_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[list[NativeFunction]] = []
+
+    class Job:
+        def __init__(self, functions: Sequence[NativeFunction]) -> None:
+            shares.append(list(functions))
+
+        def wait(self) -> None:
+            pass
+
+    monkeypatch.setattr(_behind, "CompileJob", Job)
+    functions = [fresh("count", 50 + i) for i in range(10)]
+    compile_together(functions, 64)
+    assert sorted(map(len, shares)) == [2, 2, 3, 3]
+    assert {id(function) for share in shares for function in share} == set(map(id, functions))
+
+
+def test_the_current_folder_is_not_imported_from(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numba.py").write_text("open('was-imported', 'w')\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    job = CompileJob([fresh("count", 32)])
+    job.wait()
+    assert fresh("count", 32).is_ready
+    assert not Path("was-imported").exists()
+
+
 def test_functions_of_one_name_stay_apart(own_cache: Path) -> None:
     """Two processes give the same symbol to functions with other parameters."""
     for step in (41, 42):
@@ -286,6 +324,82 @@ def test_an_idle_pool_takes_no_processor_time() -> None:
     before = time.process_time()
     time.sleep(0.5)
     assert time.process_time() - before < 0.1
+
+
+def test_who_waits_lets_the_others_run() -> None:
+    """On one processor, to wait without that takes the time of those that are waited for."""
+    program = (
+        f"import os, sys, time; sys.path.insert(0, {str(FOLDER)!r}); from test_native import *\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "program = Program(native(SAMPLES, 'spin'), calls=50, units=6); program.values[1] = 100\n"
+        "def seconds(team):\n"
+        "    program.run(team)\n"
+        "    before = time.thread_time()\n"
+        "    for _ in range(300): program.run(team)\n"
+        "    return time.thread_time() - before\n"
+        "print(seconds(Team(2)) / seconds(Team(1)))"
+    )
+    assert float(in_a_process(program)) < 1.5
+
+
+def test_workers_keep_to_the_processors_that_the_program_chose() -> None:
+    """Also to a choice made long after they were started."""
+    program = (
+        f"import os, sys; sys.path.insert(0, {str(FOLDER)!r}); from test_native import *\n"
+        "program = Program(native(SAMPLES, 'spin'), calls=20, units=6); program.values[1] = 1000\n"
+        "program.run(Team(2))\n"
+        "chosen = {min(os.sched_getaffinity(0))}\n"
+        "threads = [int(name) for name in os.listdir('/proc/self/task')]\n"
+        "for thread in threads: os.sched_setaffinity(thread, chosen)\n"
+        "for _ in range(300): program.run(Team(2))\n"
+        "print(all(os.sched_getaffinity(thread) == chosen for thread in threads), len(threads) > 1)"
+    )
+    assert in_a_process(program) == "True True"
+
+
+QUOTAS = {
+    "none": ({"cgroup": "0::/\n", "cpu.max": "max 100000\n"}, 64),
+    "not in the root": ({"cgroup": "0::/\n"}, 64),
+    "whole": ({"cgroup": "0::/\n", "cpu.max": "300000 100000\n"}, 3),
+    "a part more": ({"cgroup": "0::/\n", "cpu.max": "150000 100000\n"}, 2),
+    "less than one": ({"cgroup": "0::/\n", "cpu.max": "20000 100000\n"}, 1),
+    "of a group above": ({"cgroup": "0::/a/b\n", "a/cpu.max": "5 1\n", "a/b/cpu.max": "max 1\n"}, 5),
+    "named by the host": ({"cgroup": "0::/host/box\n", "cpu.max": "4 1\n"}, 4),
+    "version 1": (
+        {
+            "cgroup": "3:cpuset:/\n2:cpu,cpuacct:/box\n1:name=systemd:/\n",
+            "cpu,cpuacct/box/cpu.cfs_quota_us": "250000\n",
+            "cpu,cpuacct/box/cpu.cfs_period_us": "100000\n",
+            "cpu,cpuacct/cpu.cfs_quota_us": "-1\n",
+            "cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+        },
+        3,
+    ),
+    "version 1 elsewhere": (
+        {"cgroup": "2:cpuacct,cpu:/\n", "cpu/cpu.cfs_quota_us": "7\n", "cpu/cpu.cfs_period_us": "1\n"},
+        7,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", QUOTAS)
+def test_cores_are_bounded_by_the_quota_of_a_container(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, expected = QUOTAS[case]
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="ascii")
+    monkeypatch.setattr(_cores, "_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(_cores, "_MOUNT", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    assert usable_cores() == expected
+
+
+def test_without_control_groups_the_affinity_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cores, "_GROUPS", Path("/nowhere"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 4, 5})
+    assert usable_cores() == 3
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -146,12 +146,14 @@ def test_what_is_fusable(op, expected):
 
 def test_the_kernels_know_every_instruction():
     chain = pytest.importorskip("onnxref.kernels.numba.chain")
+    from onnxref.kernels.common.instructions import DEFAULTS
+
     from onnxref.plan.passes import chains
 
     assert set(chains._FUSABLE) <= set(chain._KNOWN)
     for name, fusable in chains._FUSABLE.items():
         assert fusable.dtypes <= chain._KNOWN[name].dtypes
-        assert dict(fusable.attributes) == chain._DEFAULTS.get(name, {})
+        assert dict(fusable.attributes) == DEFAULTS.get(name, {})
 
 
 # --- any graph -----------------------------------------------------------------------------------

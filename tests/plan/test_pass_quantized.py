@@ -221,6 +221,19 @@ def test_product_to_float(op_type: str) -> None:
     check(block, {x: _floats(4, 6)}, "QuantizeLinear", "MatMulIntegerToFloat", quantum=1e-5)
 
 
+@pytest.mark.parametrize(("shape", "is_row"), [((4,), True), ((1, 4), True), ((1, 1), True), ((4, 1), False)])
+def test_a_product_adds_rows_only(shape: tuple[int, ...], is_row: bool) -> None:
+    """A column of as many values as a row has is no bias of the columns."""
+    b, x = Quantizer(), value((4, 6))
+    q = b.quantize(x, 0.03, 120)
+    block = b.block([x], b.add("Gemm", q, b.weights(6, 4, axis=1), constant(_floats(*shape))))
+    feeds = {x: _floats(4, 6)}
+    before = run(block, feeds)
+    fuse_quantized(block)
+    assert ("MatMulIntegerToFloat" in types(block)) == is_row
+    np.testing.assert_allclose(run(block, feeds)[0], before[0], rtol=1e-5, atol=1e-5)
+
+
 def test_nothing_to_fuse() -> None:
     """Groups, and a value that others want, stay as they are."""
     b, x = Quantizer(), value((1, 4, 8, 8))

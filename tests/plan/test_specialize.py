@@ -11,8 +11,10 @@ import pytest
 
 from onnxref import InferenceSession, NodeError
 from onnxref.errors import BackendError, ResourceLimitError
-from onnxref.limits import Budget, Limits
+from onnxref.limits import DEFAULT, Budget, Limits
+from onnxref.plan.specialize import all_regions
 from onnxref.plan.specialize._memory import Lifetime, arrange
+from onnxref.runtime._shortcut import find_shortcut
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21, "my" : 1]> '
 RNG = np.random.default_rng(7)
@@ -88,9 +90,59 @@ BRANCH = """g (float[N] x, int64 rate) => (y) {
 
 
 def test_a_branch_that_an_input_decides_is_part_of_the_region() -> None:
-    one, other = np.int64(16), np.int64(8)
+    one, other = np.array(16), np.array(8)  # arrays, which take the shortest way into a program
     made = agrees(BRANCH, {**x_of(5), "rate": one}, {**x_of(5), "rate": other}, {**x_of(5), "rate": one})
     assert "control" not in kinds(made)
+
+
+def test_what_decides_may_change_in_place() -> None:
+    text = """g (float[N] x, int64 k) => (y, z) {
+        one = Constant<value_int = 1>() c = Equal(k, one) zero = Constant<value_ints = [0]>()
+        u = Unsqueeze(k, zero) v = Cast<to = 1>(u)
+        y = If(c) <then_branch = t () => (p) { p = Add(x, v) },
+                   else_branch = e () => (q) { q = Sub(x, v) }> z = Relu(x) }"""
+    made, wanted = session(text), session(text, "numpy")
+    k, feeds = np.array(1), x_of(3)
+    made.run(None, {**feeds, "k": k})
+    k[...] = 100
+    for value in (k, np.array(1)):
+        for _ in range(2):
+            ours, theirs = (one.run(None, {**feeds, "k": value})[0] for one in (made, wanted))
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_a_shortcut_is_made_for_the_inputs_at_hand() -> None:
+    """The region that was used last may be that of another thread, with inputs of another type."""
+    made = session("g (x) => (y) { y = Relu(x) }")
+    made.run(None, {"x": np.ones(4, np.float32)})
+    plan = made._plan(None)
+    assert find_shortcut(plan, [np.ones(4, np.float32)], DEFAULT) is not None
+    assert find_shortcut(plan, [np.ones(4)], DEFAULT) is None
+
+
+def test_shapes_that_are_forgotten_leave_no_weights_behind() -> None:
+    """What is packed of values that follow from shapes goes with the program that it was packed for."""
+    text = """g (float[N, 4] x) => (y) <float[4, 4] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, 7}> {
+        s = Shape(x) o = ConstantOfShape<value = float {2}>(s) t = Transpose(o) h = MatMul(t, x)
+        y = MatMul(h, w) }"""
+    made = session(text)
+    made.run(None, x_of(3, 4))
+    acceleration = made._acceleration
+    assert acceleration is not None
+    before = acceleration.packs.nbytes
+    for n in range(4, 12):
+        made.run(None, x_of(n, 4))
+    assert before == acceleration.packs.nbytes > 0
+
+
+def test_memory_kept_between_runs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxref.plan.specialize._regions._MOST_IDLE_BYTES", 1 << 20)
+    made = session("g (float[N] x) => (y) { a = Softmax(x) b = Softmax(a) y = Softmax(b) }")
+    for n in range(100_000, 100_012):
+        made.run(None, x_of(n))
+    programs = [region.program for region in all_regions(made._plan(None)) if region.program is not None]
+    assert len(programs) == 12
+    assert sum(program.idle_bytes for program in programs) < 1 << 21
 
 
 def test_a_branch_that_values_decide_stays_control_flow() -> None:

@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 import onnxref
 from onnxref import InferenceSession, KernelError, NodeError, OutputError, ResourceLimitError
 from onnxref.runtime import Execution
+from onnxref.runtime._execute import _describe
 
 X = np.float32([1, 2, 3])
 HEAD = '<ir_version: 10, opset_import: ["": 21, "my": 1]>\n'
@@ -59,6 +60,7 @@ def calls() -> Iterator[list[Any]]:
 
 SHARING: list[tuple[str, str]] = [
     ("input", "y = Identity(x) z = Identity(x)"),
+    ("a shape", "y = Shape(x) z = Identity(y)"),
     ("reshaped input", "s = Constant<value_ints = [3, 1]>() y = Reshape(x, s) z = Reshape(x, s)"),
     ("initializer", "y = Identity(w) z = Identity(w)"),
     ("constant", "y = Constant<value_floats = [1.0, 2.0]>() z = Identity(y)"),
@@ -82,9 +84,10 @@ def _arrays(value: Any) -> list[np.ndarray]:
 
 
 @pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
 @pytest.mark.parametrize("body", [row[1] for row in SHARING], ids=[row[0] for row in SHARING])
-def test_outputs_share_no_memory(body: str) -> None:
-    session = _session(body, outputs="y z", weights={"w": X})
+def test_outputs_share_no_memory(body: str, backend: str) -> None:
+    session = InferenceSession(_model(body, outputs="y z", weights={"w": X}), backend=backend)
     x = X.copy()
     first = session.run(None, x)
     arrays = [x, *_arrays(first)]
@@ -94,8 +97,10 @@ def test_outputs_share_no_memory(body: str) -> None:
     kept = [a.copy() for a in _arrays(first)]
     for array in arrays:
         array[:] = -99
-    for again, before in zip(_arrays(session.run(None, X)), kept, strict=True):
-        np.testing.assert_array_equal(again, before)
+    for _ in range(2):
+        for again, before in zip(_arrays(session.run(None, X)), kept, strict=True):
+            np.testing.assert_array_equal(again, before)
+            again[...] = -99
 
 
 def test_inputs_and_weights_as_outputs() -> None:
@@ -330,6 +335,24 @@ def test_errors_name_node_operator_version_and_inputs() -> None:
     assert text.endswith(" [inputs: a: tensor(float)[3], m: tensor(float)[4, 2]]")
     assert "\n" not in text
     assert isinstance(caught.value.__cause__, (KernelError, ValueError))
+
+
+@pytest.mark.parametrize("make", [lambda x: x.astype(np.longdouble), lambda x: np.longdouble(x[0])])
+def test_types_that_onnx_lacks_are_refused_where_they_come_from(make: Any) -> None:
+    onnxref.register_op("Wide", domain="my")(make)
+    try:
+        with pytest.raises(NodeError) as caught:
+            _session("a = my.Wide(x) y = Neg(a)").run(None, X)
+    finally:
+        onnxref.unregister_op("Wide", domain="my")
+    assert str(caught.value) == (
+        "node #0 (my:Wide, opset 1): ONNX has no element type for NumPy's "
+        f"{np.dtype(np.longdouble)} [inputs: x: tensor(float)[3]]"
+    )
+
+
+def test_values_of_a_type_that_onnx_lacks_can_be_shown() -> None:
+    assert _describe(np.zeros((2, 3), "m8[s]")) == "timedelta64[s][2, 3]"
 
 
 def _failing(error: Exception) -> Any:

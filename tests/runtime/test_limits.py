@@ -260,6 +260,19 @@ def test_scratch_is_charged(node: str) -> None:
     assert f"({node.partition('(')[0].partition('<')[0]}" in message
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(2**16, 1), (2**6, 2**10)])
+def test_maps_are_charged(rows: int, columns: int) -> None:
+    """Each row becomes a map, many times as large as its numbers."""
+    labels = onnx.helper.make_attribute("classlabels_int64s", range(columns))
+    session = _zeros("x", rows, columns) + "y = ai.onnx.ml.ZipMap<classlabels_int64s = [0]>(x)"
+    model = onnx.parser.parse_model(f"{HEAD.format(opset=22)}g () => (float y) {{ {session} }}")
+    model.graph.output[0].ClearField("type")
+    model.graph.node[-1].attribute[0].CopyFrom(labels)
+    limited = InferenceSession(model, limits=Limits(tensor_bytes=4 * MIB), optimize="none")
+    assert "(ai.onnx.ml:ZipMap" in _refused(limited, peak_bytes=MIB)
+    assert len(InferenceSession(model, optimize="none").run(None)[0]) == rows
+
+
 def test_errors_do_not_quote_a_whole_model() -> None:
     perm = list(range(100_000))
     with pytest.raises(onnxref.NodeError, match="perm must be a permutation") as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
@@ -20,6 +21,7 @@ MODEL = """g (float[N, 4] x, float[K] unused, float[4] b) => (float[N, 4] z, flo
     c = Neg(b) y = Add(c, x) z = Mul(y, y) }"""
 # Results are large enough for several threads.
 LARGE = "g (float[N, 512] x, float[512] b) => (float[N, 512] y) { s = Exp(x) t = Tanh(s) y = Add(t, b) }"
+PAIR = {"x": np.float32([1, 2])}
 RNG = np.random.default_rng(3)
 
 
@@ -77,6 +79,46 @@ def test_inputs_may_lie_in_memory_as_they_like(change: Any) -> None:
     made, feed = ready(MODEL, feeds()), feeds()
     assert_same(made, {**feed, "x": change(feed["x"])})
     assert_same(made, feed)
+
+
+def test_a_string_is_one_name() -> None:
+    made = ready(
+        "g (float[2] x) => (float[2] a, float[2] b) { a = Relu(x) b = Neg(x) ab = Abs(x) }", PAIR, ["a", "b"]
+    )
+    (found,) = made.run("ab", PAIR)
+    np.testing.assert_array_equal(found, PAIR["x"], strict=True)
+
+
+def test_a_shortcut_is_found_while_other_threads_ask_for_new_outputs() -> None:
+    names = [f"a{i}" for i in range(200)]
+    made = session(f"g (float[2] x) => (float[2] a0) {{ {' '.join(f'{name} = Relu(x)' for name in names)} }}")
+    known, new = names[:150], names[150:]
+    for name in known:
+        made.run(name, PAIR)
+    done = threading.Event()
+    failed: list[RuntimeError] = []
+
+    def work() -> None:
+        while not done.is_set():
+            try:
+                made.run(known[-1], [PAIR["x"]])  # a list goes the long way
+            except RuntimeError as error:
+                failed.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        for name in new:
+            made.run(name, PAIR)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(before)
+    assert not failed
 
 
 def test_outputs_belong_to_the_caller() -> None:

@@ -129,15 +129,16 @@ int8_gemm(const uint8_t *__restrict__ a, const uint8_t *__restrict__ b, OUT *__r
         }
 }
 
-// The same for few rows of A: a warp for each column.
-extern "C" __global__ void __launch_bounds__(256)
+// The same for few rows of A: a warp for each column. Registers for four blocks of a multiprocessor hold all loads
+// of the steps that are unrolled at once; left alone, ptxas takes fewer, loads one after the other and spills.
+extern "C" __global__ void __launch_bounds__(256, 4)
 int8_gemv(const uint8_t *__restrict__ a, const uint8_t *__restrict__ b, OUT *__restrict__ y,
           const long long *__restrict__ table, const uint8_t *a_zero, const uint8_t *b_zero,
           const SCALE *a_scale, const SCALE *b_scale, const SCALE *y_scale, const OUT *y_zero,
           const Bias *bias, long long M, long long N, long long K, long long pitch, long long period,
           long long a_zero_step, long long b_zero_step, long long a_scale_step, long long b_scale_step,
           long long a_unsigned, long long b_unsigned, long long relu, long long a_shift) {
-    constexpr int PER_BLOCK = THREADS / WARP;
+    constexpr int PER_BLOCK = THREADS / WARP, AT_ONCE = ROWS > 1 ? 2 : 4;
     unsigned blocks = unsigned((N + PER_BLOCK - 1) / PER_BLOCK);
     long long matrix = blockIdx.x / blocks;
     long long n = (long long)(blockIdx.x % blocks) * PER_BLOCK + threadIdx.x / WARP;
@@ -146,8 +147,8 @@ int8_gemv(const uint8_t *__restrict__ a, const uint8_t *__restrict__ b, OUT *__r
     const uint8_t *from_a = a + table[2 * matrix], *from_b = b + table[2 * matrix + 1] + n * pitch;
     uint32_t mask = a_shift ? 0x80808080u : 0u;
     int32_t sums[ROWS] = {}, row_sums[ROWS] = {}, column_sum = 0;
-#pragma unroll 4
-    for (long long k = lane * 16; k < pitch; k += WARP * 16) {
+#pragma unroll AT_ONCE
+    for (int k = lane * 16; k < int(pitch); k += WARP * 16) {
         Words right = words_of(from_b + k);
 #pragma unroll
         for (int m = 0; m < ROWS; m++) {

@@ -4,6 +4,7 @@
 // FROM_PAIRS: the source holds keys with indices instead of elements. TO_PAIRS: so does the goal.
 #define GROUP 0
 #include "row_groups.cuh"
+#include "sorting.cuh"
 
 struct alignas(2 * sizeof(K)) Pair { K key; int index; };
 
@@ -27,21 +28,6 @@ __device__ __forceinline__ K key_of(T value) {
 }
 
 __device__ __forceinline__ Pair last_of_all() { return {K(~K(0)), 0x7fffffff}; }
-
-// Sorts `total` pairs in shared memory, each `width` (a power of two) for themselves.
-__device__ __forceinline__ void sort_pairs(Pair *held, int total, int width) {
-    for (int size = 2; size <= width; size *= 2)
-        for (int step = size / 2; step; step /= 2) {
-            for (int i = threadIdx.x; i < total / 2; i += blockDim.x) {
-                int low = 2 * step * (i / step) + i % step, high = low + step;
-                // The first comparisons of a size meet halves that are both ascending.
-                if (step == size / 2) high = low + (2 * step - 1) - 2 * (i % step);
-                Pair a = held[low], b = held[high];
-                if (before(b, a)) held[low] = b, held[high] = a;
-            }
-            __syncthreads();
-        }
-}
 
 #if FROM_PAIRS
 typedef Pair Source;
@@ -81,7 +67,7 @@ extern "C" __global__ void sort_pieces(const Source *__restrict__ source, const 
         held[piece * size + j] = pair;
     }
     __syncthreads();
-    sort_pairs(held, all, size);
+    sort_shared(held, all, size);
     int kept = int(keep);
     for (int i = threadIdx.x; i < kept * together; i += blockDim.x) {
         int piece = inner == 1 ? i / kept : i % int(together), j = inner == 1 ? i % kept : i / int(together);
@@ -98,24 +84,13 @@ extern "C" __global__ void sort_pieces(const Source *__restrict__ source, const 
     }
 }
 
-// Merges sorted runs of `run` pairs, two and two, of rows of n; a pair's place is found by bisection.
+// Merges sorted runs of `run` pairs, two and two, of rows of n.
 extern "C" __global__ void merge_runs(const Pair *__restrict__ source, Pair *__restrict__ goal,
                                       long long total, long long n, long long run) {
     long long i = first_index();
     if (i >= total) return;
-    long long row = quotient(i, n), at = i - row * n, pair_begin = quotient(at, 2 * run) * (2 * run);
-    bool is_left = at < pair_begin + run;
-    long long other = is_left ? min(pair_begin + run, n) : pair_begin;
-    long long low = other, high = is_left ? min(pair_begin + 2 * run, n) : pair_begin + run;
-    const Pair *mine = source + row * n;
-    Pair pair = mine[at];
-    while (low < high) {
-        long long middle = (low + high) / 2;
-        if (before(mine[middle], pair)) low = middle + 1;
-        else high = middle;
-    }
-    long long own = is_left ? at - pair_begin : at - (pair_begin + run);
-    goal[row * n + pair_begin + own + (low - other)] = pair;
+    long long row = quotient(i, n);
+    goal[row * n + merged_place(source + row * n, i - row * n, n, run)] = source[i];
 }
 
 // Takes the `keep` first of a row's `given` pairs to their values, elements of a row of n, and indices.

@@ -422,13 +422,18 @@ def _product(graph: Graph, op: Op) -> tuple[_Quantized, _Quantized, Operand | No
     return a, b, _at(op, 2)
 
 
+def _is_row(shape: tuple[int, ...], n: int) -> bool:
+    """Whether a Gemm adds a C of this shape to each of its rows: (N, 1) is a column, also where M is N."""
+    return shape in ((n,), (1, n), (1,), (1, 1), ())
+
+
 def _quantized_product(graph: Graph, op: Op, goal: _Quantized, activation: str) -> Op | None:
     found = _product(graph, op)
     if found is None:
         return None
     a, b, c = found
     n = b.values.shape[1]
-    if c is not None and c.shape not in ((n,), (1, n), (1,), ()):
+    if c is not None and not _is_row(c.shape, n):
         return None
     try:
         bias = _bias_in_quanta(graph, c, a, b, n)
@@ -472,7 +477,7 @@ def _fuse_product_to_float(graph: Graph, op: Op) -> None:
             assert held.scale.constant is not None
             difference = held.values.constant.astype(np.int64) - held.zero.constant
             value = difference.astype(np.float32) * held.scale.constant
-        if value is None or value.size not in (1, n):
+        if value is None or not _is_row(value.shape, n):
             return
         c = _constant(np.ascontiguousarray(np.broadcast_to(value.reshape(-1), (n,)), np.float32), c.name)
     inputs = [a.values, b.values, a.scale, b.scale, a.zero, b.zero, c]

@@ -18,9 +18,9 @@ import numpy as np
 
 from ...dtypes import Array
 from ...errors import KernelError
-from ...gpu import Buffer, Device, DeviceCall, DeviceTensor, Launch, Ready
+from ...gpu import Buffer, Device, DeviceCall, DeviceTensor, Launch, Ready, turn
 from ...limits import Budget
-from ...lowering import LINE, Address, Fault, Operand, Packed, Scratch
+from ...lowering import LINE, Address, Fault, Operand, PackCache, Packed, Scratch
 from ...native import NativeFunction
 from .._steps import Step
 from ._lower import Lowered
@@ -30,14 +30,27 @@ from ._roots import Roots
 
 
 class DeviceConstants:
-    """Constants of a model on a device: each goes there once, for all programs of the model."""
+    """Constants on a device, each of which goes there once.
 
-    def __init__(self, device: Device) -> None:
+    Args:
+        packs: tells which arrays live as long as the model.
+        model: what keeps those, for all programs; a program's own constants keep the others.
+    """
+
+    def __init__(self, device: Device, packs: PackCache, model: DeviceConstants | None = None) -> None:
         self._device = device
+        self._packs = packs
+        self._model = model
         self._held: dict[int, tuple[Any, Buffer]] = {}
+
+    def of_program(self) -> DeviceConstants:
+        """Return what holds the constants of one program, and goes with it."""
+        return DeviceConstants(self._device, self._packs, self)
 
     def address(self, array: Array) -> int:
         """Return where an array lies on the device."""
+        if self._model is not None and self._packs.lasts(array):
+            return self._model.address(array)
         found = self._held.get(id(array))
         if found is None:
             buffer = self._device.allocate(max(1, array.nbytes))
@@ -126,25 +139,17 @@ class DeviceProgram:
 
     def compile(self) -> None:
         """Load all kernels and plan all library calls, by making the first instance."""
-        with self._turn():
+        with turn(self.device):
             self._free.append(_Instance(self))
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Have the stream to oneself, behind what the caller's stream has done, before what it will do.
-
-        New memory may be what the caller's stream still works with, so this holds for allocations too.
-        """
-        with self.device.lock:
-            self.device.begin()
-            try:
-                yield
-            finally:
-                self.device.end()
 
     def release(self) -> None:
         """Give back the memory that no run uses now; the next run takes new memory."""
         self._free.clear()
+
+    @property
+    def idle_bytes(self) -> int:
+        """Memory that is kept for the next run."""
+        return len(self._free) * self.arena_bytes
 
     @property
     def launches(self) -> int:
@@ -159,7 +164,7 @@ class DeviceProgram:
         Args:
             inputs: NumPy arrays, or tensors of the device.
         """
-        with self._turn(), self._instance() as instance:
+        with turn(self.device), self._instance() as instance:
             return instance.run(inputs, budget, run_step, watch)
 
     @contextmanager

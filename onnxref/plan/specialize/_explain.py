@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ...graph import Node
 from .._steps import Plan, Step
 from ._device_program import DeviceProgram
 from ._lower import Lowered
 from ._regions import Region
+from ._static_text import gives_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +70,26 @@ def _of_region(plan: Plan, region: Region) -> Iterator[NodeExplanation]:
     if region.program is None:
         reason = region.hopeless or "its native code is not compiled yet"
         yield from (
-            NodeExplanation((_name(s.node),), s.node.op_type, "reference", reason=reason) for s in steps
+            NodeExplanation(tuple(node.label for node in s.nodes), s.node.op_type, "reference", reason=reason)
+            for s in steps
         )
         return
     must_run = {id(step) for step in region.record.steps}
     for step in steps:
         if id(step) not in must_run:
             yield NodeExplanation(
-                (_name(step.node),), step.node.op_type, "inlined" if step.bodies else "known"
+                tuple(node.label for node in step.nodes),
+                step.node.op_type,
+                "inlined" if step.bodies else "known",
             )
     on_device = isinstance(region.program, DeviceProgram)
     for found in region.program.lowered:
-        yield _on_device(found) if on_device else _of_op(found)
+        row = _on_device(found) if on_device else _of_op(found)
+        yield replace(row, reason="; ".join(filter(None, (row.reason, region.note))))
 
 
 def _of_op(found: Lowered) -> NodeExplanation:
-    names = tuple(map(_name, found.op.nodes))
+    names = tuple(node.label for node in found.op.nodes)
     first = next((y for y in found.op.outputs if y is not None), None)
     if found.step is not None:
         kind, kernel = "reference", ""
@@ -113,11 +117,9 @@ def _on_device(found: Lowered) -> NodeExplanation:
 def _alone(step: Step, *, ran: bool) -> NodeExplanation:
     if step.bodies:
         kind, reason = "control", "its subgraphs are planned by themselves"
+    elif gives_names(step):
+        kind, reason = "reference", "strings are made by the interpreter"
     else:
         kind = "reference"
         reason = "shapes depend on values" if ran else "not run yet, or shapes depend on values"
-    return NodeExplanation((_name(step.node),), step.node.op_type, kind, reason=reason)
-
-
-def _name(node: Node) -> str:
-    return node.name or f"{node.op_type}#{node.position}"
+    return NodeExplanation(tuple(node.label for node in step.nodes), step.node.op_type, kind, reason=reason)

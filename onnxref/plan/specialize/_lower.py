@@ -123,6 +123,8 @@ def _lower(
     lowering = _lowering(op, backend)
     if lowering is None:
         return Lowered(op, step=_reference(op, steps), reason="no native kernel")
+    if not lowering.text and any(x is not None and x.dtype.hasobject for x in op.inputs):
+        return Lowered(op, step=_reference(op, steps), reason="an input is strings")
     site = Site(op, block.packs, block.precision, libraries=libraries)
     try:
         lowering.emit(site, *op.inputs, **op.attributes)

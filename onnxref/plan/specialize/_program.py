@@ -133,6 +133,11 @@ class Program:
         """Return the native functions that are neither compiled nor in the cache."""
         return [function for function in self.functions() if not function.is_ready]
 
+    @property
+    def idle_bytes(self) -> int:
+        """Memory that is kept for the next run."""
+        return len(self._free) * self.arena_bytes
+
     def release(self) -> None:
         """Give back the memory that no run uses now; the next run takes new memory."""
         self._free.clear()
@@ -318,6 +323,7 @@ class _Instance:
         self._arena = aligned_empty((program.arena_bytes + 64,), np.dtype(np.uint8))
         self._values = np.array([*table.values, 0], np.int64)  # the last one is where faults are reported
         self._may_fault = bool(table.faults)
+        self._has_texts = any(x.dtype.hasobject for x in program.inputs)
         self._values[table.arena] += _address(self._arena)
         self._values[table.faults] = _address(self._values) + 8 * len(table.values)
         self._rows = program.rows(_address(self._values))
@@ -399,6 +405,10 @@ class _Instance:
 
     def _hold(self, inputs: Sequence[Array]) -> tuple[list[Array], list[Array]]:
         """Make the outputs, and say which arrays the next run is about; return both, to be kept alive."""
+        if self._has_texts:
+            # Native code runs without the interpreter's lock: another thread may put other strings into the
+            # array then, but cannot free those that a copy refers to.
+            inputs = [x.copy() if x.dtype.hasobject else x for x in inputs]
         held = list(inputs)
         outputs = list(map(np.empty, self._output_shapes, self._output_dtypes))
         handle, objects = self._handle, self._objects

@@ -1,13 +1,13 @@
 """What one run with the reference kernels teaches about a piece of a plan.
 
-The first run with new input shapes executes the steps as usual, and a `Record` notes every shape on the
-way. What was computed from shapes and constants alone is the same in every run with these input
-shapes, so its value is noted too and the step never runs again.
+The first run with new input shapes executes the steps as usual, or shape rules tell what they would make, and
+a `Record` notes every shape on the way. What was computed from shapes and constants alone is the same in
+every run with these input shapes, so its value is noted too and the step never runs again.
 
 Rules
     1. A region ends before the first step whose output shapes could differ in another run with the same
-       input shapes: one shaped by a value that is not known, other control flow, sequences, strings,
-       functions of the user.
+       input shapes: one shaped by a value that is not known, other control flow, sequences, functions of
+       the user. It ends before a step that makes strings, too; to read some from outside is allowed.
     2. A value is known if a deterministic step made it from known ones, as long as all known values of a
        region together stay below a limit. What a deferred step makes is left to the passes.
     3. The default of an input is known in the runs that leave it out.
@@ -63,6 +63,7 @@ class Record:
     Args:
         known_bytes: limit of rule 2.
         deciding: slots whose values are part of what the region is found by.
+        texts: whether steps of the region may read strings.
 
     Attributes:
         operands: by number; the numbers of the outermost frame are its slots.
@@ -72,7 +73,14 @@ class Record:
     """
 
     def __init__(
-        self, plan: Plan, begin: int, slots: list[Any], known_bytes: int, deciding: Collection[int] = ()
+        self,
+        plan: Plan,
+        begin: int,
+        slots: list[Any],
+        known_bytes: int,
+        deciding: Collection[int] = (),
+        *,
+        texts: bool = False,
     ) -> None:
         self.plan = plan
         self.frame = Frame(plan, slots)
@@ -82,6 +90,7 @@ class Record:
         self.steps: list[Step] = []
         self.inputs: list[int] = []
         self._deciding = deciding
+        self._texts = texts
         self._known_left = known_bytes
         self._numbers = len(slots)
 
@@ -126,13 +135,15 @@ class Record:
         """Note what a step made; False where its outputs show that it cannot be part of the region."""
         made = [(slot, y) for slot, y in zip(step.outputs, outputs, strict=False) if slot]
         if not all(_is_numeric(y) for _, y in made):
+            self._forget_texts(step, frame)
             return False
         size = sum(y.nbytes for _, y in made)
-        known = self._is_known(step, frame) and size <= self._known_left
+        known = self.is_known(step, frame) and size <= self._known_left
         self._known_left -= size if known else 0
         for slot, name, value in zip(step.outputs, step.node.outputs, outputs, strict=False):
             if slot:
-                constant = read_only(np.ascontiguousarray(value).reshape(value.shape)) if known else None
+                # A copy: the value may be a view of an input, or go out to a caller who changes it.
+                constant = read_only(np.array(value, order="C")) if known else None
                 self.operands[frame.number(slot)] = Operand(value.shape, value.dtype, name, constant)
         if not known:
             reads, writes = (tuple(map(frame.number, slots)) for slots in (step.inputs, step.outputs))
@@ -144,16 +155,29 @@ class Record:
         for slot, inner in zip(step.outputs, body.plan.output_slots, strict=False):
             if slot:
                 operand = self._operand(inner, "", body)
-                if operand is None:
+                if operand is None or operand.dtype.hasobject:
                     return False
                 self.operands[frame.number(slot)] = operand
         return True
+
+    def close(self) -> None:
+        """Let go of the values of the run that taught."""
+        self.frame.slots = []
 
     def forget_after(self, count: int) -> None:
         """Drop the steps noted after the first `count`."""
         del self.steps[count:]
 
-    def _is_known(self, step: Step, frame: Frame) -> bool:
+    def _forget_texts(self, step: Step, frame: Frame) -> None:
+        """Drop inputs of strings that only a step reads which is no part of the region."""
+        used = {number for own in self.steps for number in own.inputs}
+        for number in {frame.number(slot) for slot in step.inputs} - used:
+            if number in self.inputs and self.operands[number].dtype.hasobject:
+                self.inputs.remove(number)
+                del self.operands[number]
+
+    def is_known(self, step: Step, frame: Frame) -> bool:
+        """Whether a step makes the same in every run with these input shapes."""
         node = step.node
         if node.op_type in OF_SHAPE and not node.domain:
             return True
@@ -169,7 +193,7 @@ class Record:
         if found is not None:
             return found
         value = owner.slots[slot]
-        if not _is_numeric(value):
+        if not _is_numeric(value) and not (self._texts and isinstance(value, np.ndarray)):
             return None
         is_given = owner.outer is None and slot in self._deciding and decides(value)
         fixed = is_given or is_default(owner.plan, slot, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,9 @@ import numpy as np
 
 from ...errors import BackendError
 from ...gpu import Device, DeviceTensor
+from ...limits import Budget
 from ...lowering import Op, Operand, PackCache, load_lowerings
-from ...native import CompileJob, NativeUnavailableError, Team, compile_together
+from ...native import CompileJob, NativeFunction, NativeUnavailableError, Team, compile_together
 from ...registry import INTERNAL
 from .._steps import Plan, Step
 from ..passes import Block, all_passes, fold_weights, run_passes
@@ -24,15 +26,24 @@ from ._lower import Lowered, NoReferenceError, lower_block
 from ._program import Program
 from ._record import Record, decides, is_branch, is_default, region_outputs
 from ._shapes import shaped_by
-from ._static import with_fixed_shapes
+from ._static import PADDED, with_fixed_shapes
+from ._static_text import is_afterthought
 
 # A region is specialised once the reference has spent as long on it as that may take: seconds for each
 # step, and for each native function that is not in the cache.
 _PLANNING = 0.0003
 _COMPILING = 0.05
+# Shape rules take so many seconds a step.
+_FORESEEING = 0.00003
 
 # What kernels of a device compute in float32.
 _NARROW = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+
+# What programs of one plan may keep for their next run.
+_MOST_IDLE_BYTES = 512 << 20
+
+# Longer pieces of a model are left to the reference: planning takes more than its share of time with size.
+_MOST_STEPS = 20_000
 
 # Signatures kept per plan: the least recently used one makes room for a new one.
 _MOST_REGIONS = 32
@@ -49,7 +60,7 @@ class Acceleration:
         wait: compile as soon as shapes are known, and let the caller wait; otherwise the reference runs
             until the code is there.
         without: names of the passes to leave out, "layout" among them.
-        specialized: how many programs have been put to use so far.
+        specialized: how many programs have been put to use so far whose shapes a run on the reference taught.
         device: the card that programs run on; None for the processor.
         strict: whether an operator that only the reference can run is an error.
         debug: whether to look at the device after every launch, see `DeviceProgram`.
@@ -73,8 +84,9 @@ class Acceleration:
         if self.device is None:
             return Program(lowered, block.inputs, block.outputs, self.team)
         if self._constants is None:
-            self._constants = DeviceConstants(self.device)
-        return DeviceProgram(lowered, block.inputs, block.outputs, self.device, self._constants, self.debug)
+            self._constants = DeviceConstants(self.device, self.packs)
+        constants = self._constants.of_program()
+        return DeviceProgram(lowered, block.inputs, block.outputs, self.device, constants, self.debug)
 
     @property
     def libraries(self) -> frozenset[str]:
@@ -90,10 +102,14 @@ class Region:
         inputs, outputs: slots that the program reads and writes.
         frees: slots that nothing needs after it.
         seconds: what its steps have taken on the reference, in all runs so far.
+        reference: what they took there in the last of those runs; of other shapes where it is foreseen.
+        planning: what planning its program took, in seconds.
         program: None while there is none; the steps run one by one.
         hopeless: why there is not going to be a program.
         planned: a program whose code is not compiled yet.
         job: what compiles it.
+        foreseen: its shapes were told by rules, no run has taught them.
+        note: what `explain` is to say of all of it.
     """
 
     record: Record
@@ -102,10 +118,19 @@ class Region:
     outputs: list[int]
     frees: list[int]
     seconds: float = 0.0
+    reference: float = 0.0
+    planning: float = 0.0
     program: Program | DeviceProgram | None = None
     hopeless: str = ""
     planned: Program | DeviceProgram | None = None
     job: CompileJob | None = None
+    foreseen: bool = False
+    note: str = ""
+
+
+# The process that compiles behind, if there is one.
+_jobs: list[CompileJob] = []
+_compiling = threading.Lock()
 
 
 class Regions:
@@ -116,10 +141,12 @@ class Regions:
     """
 
     def __init__(self, plan: Plan, acceleration: Acceleration) -> None:
-        self.plan = plan = with_fixed_shapes(plan)
+        self.plan = plan = with_fixed_shapes(plan, texts=acceleration.device is None)
         self.acceleration = acceleration
+        acceleration.packs.add_lasting(plan.constant_memory)
         self._known: OrderedDict[Any, Region] = OrderedDict()
         self._live: dict[int, tuple[int, ...]] = {}
+        self._unforeseen: set[int] = set()
         self._dynamic = [is_dynamic(step) for step in plan.steps]
         self.deciding = _deciding_slots(plan)
         self._lock = threading.Lock()
@@ -128,7 +155,8 @@ class Regions:
     def refuse_if_strict(self, position: int) -> None:
         """Raise if a step runs on the reference although the caller wants none there."""
         step = self.plan.steps[position]
-        if self.acceleration.strict and not step.bodies and step.node.domain != INTERNAL:
+        cuts = step.node.domain == INTERNAL and step.type_rule is None  # rows that native code has made
+        if self.acceleration.strict and not step.bodies and not cuts:
             raise BackendError(f"{step.node}: its shapes depend on values, and strict=True")
 
     def _refuse_hopeless(self, region: Region) -> None:
@@ -158,28 +186,33 @@ class Regions:
             return value.shape, value.dtype
         return type(value)
 
-    def find(self, key: Any) -> Region | None:
-        """Return the region for a key, None where these shapes are new."""
+    def find(self, key: Any, budget: Budget) -> Region | None:
+        """Return the region for a key, specialised if that is due; None where these shapes are new."""
         with self._lock:
             found = self._known.get(key)
             if found is not None:
                 self._known.move_to_end(key)
         if found is not None:
-            self._advance_if_due(found)
+            self._advance_if_due(found, budget)
             self._refuse_hopeless(found)
         return found
 
     def ran(self, region: Region, seconds: float) -> None:
         """Take note that the reference has run a region."""
         region.seconds += seconds
+        region.reference = seconds
 
-    def _advance_if_due(self, region: Region) -> None:
-        """Specialise a region once that pays; the run that taught its shapes is not kept waiting for it."""
+    def _advance_if_due(self, region: Region, budget: Budget) -> None:
+        """Specialise a region once that pays; the run that taught its shapes is not kept waiting for it.
+
+        Unless the caller wants it at any price, it must not take what time the run has left.
+        """
         wait = self.acceleration.wait
         if region.program is not None or region.hopeless or not self._building.acquire(blocking=wait):
             return
         try:
-            pays = wait or region.seconds > _PLANNING * len(region.record.steps)
+            planning = _PLANNING * len(region.record.steps)
+            pays = wait or (region.seconds > planning and budget.seconds_left > 2 * planning)
             if pays and region.program is None and not region.hopeless:  # as another thread may have left it
                 self._advance(region)
         except NativeUnavailableError as error:
@@ -193,8 +226,48 @@ class Regions:
         finally:
             self._building.release()
 
-    def learn(self, key: Any, record: Record, seconds: float) -> None:
-        """Keep what a run has taught."""
+    def record(self, begin: int, slots: list[Any]) -> Record:
+        """Return an empty record of a region that begins at a step."""
+        acceleration = self.acceleration
+        texts = acceleration.device is None  # no card can read the strings of an interpreter
+        return Record(self.plan, begin, slots, acceleration.known_bytes, self.deciding, texts=texts)
+
+    def foresees(self, begin: int) -> bool:
+        """Whether shape rules are to tell of new input shapes what a run would teach.
+
+        Unless callers want native code at any price: once other shapes have shown that a run on the reference
+        takes longer than planning and a native run.
+        """
+        if begin in self._unforeseen:
+            return False
+        if self.acceleration.wait:
+            return True
+        proven = self._proven(begin)
+        if proven is None or not isinstance(proven.program, Program):
+            return False
+        native = proven.program.work * 1e-9 / self.acceleration.team.threads
+        foreseeing = _FORESEEING * (proven.end - proven.record.begin)
+        return proven.reference > foreseeing + proven.planning + native
+
+    def never_foresee(self, begin: int) -> None:
+        """Take note that a region has a step without a shape rule."""
+        self._unforeseen.add(begin)
+
+    def _proven(self, begin: int) -> Region | None:
+        """Return a region from the same step on that native code runs."""
+        with self._lock:
+            found = (r for r in self._known.values() if r.record.begin == begin and r.program is not None)
+            return next(found, None)
+
+    def learn(self, key: Any, record: Record, seconds: float | None, budget: Budget) -> Region:
+        """Keep what a run has taught in so many seconds; None where it was foreseen without a run."""
+        record.close()
+        foreseen = seconds is None
+        if seconds is None:
+            proven = self._proven(record.begin)
+            seconds, reference = (proven.seconds, proven.reference) if proven else (0.0, 0.0)
+        else:
+            reference = seconds
         plan = self.plan
         steps = plan.steps[record.begin : record.end]
         region = Region(
@@ -203,6 +276,9 @@ class Regions:
             record.inputs,
             region_outputs(record),
             sorted({slot for step in steps for slot in step.frees}),
+            seconds,
+            reference,
+            foreseen=foreseen,
         )
         with self._lock:
             self._known[key] = region
@@ -210,20 +286,42 @@ class Regions:
                 _, oldest = self._known.popitem(last=False)
                 if oldest.program is not None:
                     oldest.program.release()
+            self._trim()
         if record.end == record.begin:
             region.hopeless = "its shapes depend on values"
-        self.ran(region, seconds)
-        if self.acceleration.wait:
-            self._advance_if_due(region)
+        elif len(record.steps) > _MOST_STEPS:
+            region.hopeless = f"it has more than {_MOST_STEPS:,} steps"
+        if self.acceleration.wait or foreseen:
+            self._advance_if_due(region, budget)
         self._refuse_hopeless(region)
+        return region
 
-    def shortcut(self) -> Region | None:
-        """Return the region used last if it is the whole plan, as one simple program."""
+    def _trim(self) -> None:
+        """Give back memory that programs keep for their next run, those first that were used longest ago."""
+        idle = {id(r): r.program.idle_bytes for r in self._known.values() if r.program is not None}
+        excess = sum(idle.values()) - _MOST_IDLE_BYTES
+        for region in self._known.values():
+            if excess <= 0:
+                return
+            if region.program is not None:
+                region.program.release()
+                excess -= idle[id(region)]
+
+    def shortcut(self, inputs: Sequence[Any]) -> Region | None:
+        """Return the region for such inputs if it is the whole plan, as one simple program.
+
+        Steps that make names or maps of its outputs may follow it.
+        """
+        slots = self.plan.template.copy()
+        for slot, value in zip(self.plan.input_slots, inputs, strict=True):
+            slots[slot] = value
+        key = self.key(0, slots)
         with self._lock:
-            region = next(reversed(self._known.values()), None)
+            region = self._known.get(key)
         if region is None or region.program is None or not region.program.is_simple:
             return None
-        return region if region.record.begin == 0 and region.end == len(self.plan.steps) else None
+        after = self.plan.steps[region.end :]
+        return region if region.record.begin == 0 and all(map(is_afterthought, after)) else None
 
     def regions(self) -> list[Region]:
         """Return all regions that are known, in the order of their steps."""
@@ -234,27 +332,30 @@ class Regions:
         """Plan a region's program, have its code compiled, and put it to use, as far as that goes now."""
         if region.planned is None:
             load_lowerings(self.acceleration.backend)
+            started = time.perf_counter()
             region.planned = self._planned(region, self.acceleration.libraries)
+            region.planning = time.perf_counter() - started
         if region.planned is None or (region.job is not None and not region.job.is_done()):
             return
         missing = region.planned.missing()
         if missing and not self.acceleration.wait and region.job is None:
             if region.seconds > _COMPILING * len(missing):
-                region.job = CompileJob(missing)
+                region.job = _start(missing)
             return
         compile_together(missing, self.acceleration.team.threads)
         try:
             region.planned.compile()
-        except BackendError:
+        except BackendError as error:
             if not self.acceleration.libraries:
                 raise
             # A library has no algorithm for some operation: kernels of our own do without it.
+            region.note = f"no libraries: {error}"
             region.planned = self._planned(region, frozenset())
             if region.planned is None:
                 return
             region.planned.compile()
         region.program = region.planned
-        self.acceleration.specialized += 1
+        self.acceleration.specialized += not region.foreseen
 
     def _planned(self, region: Region, libraries: frozenset[str]) -> Program | DeviceProgram | None:
         """Return a region's program; None where only the reference can run it."""
@@ -265,6 +366,15 @@ class Regions:
             region.hopeless = "no step has a native kernel"
             return None
         return self.acceleration.program(lowered, block)
+
+
+def _start(functions: Sequence[NativeFunction]) -> CompileJob | None:
+    """Have functions compiled behind, unless something is: one such process at a time, for all sessions."""
+    with _compiling:
+        if any(not job.is_done() for job in _jobs):
+            return None
+        _jobs[:] = [CompileJob(functions)]
+        return _jobs[0]
 
 
 def _refuse_reference(lowered: Sequence[Lowered]) -> None:
@@ -308,7 +418,7 @@ def _specialize(
         list(steps),
         [operands[slot] for slot in region.inputs],
         [operands[slot] for slot in region.outputs],
-        acceleration.packs,
+        PackCache(acceleration.packs),
         acceleration.precision,
         _NARROW if acceleration.device else (),
         {op for op, step in steps.items() if step.deferred},
@@ -335,7 +445,7 @@ def _op(step: Step, operands: Mapping[int, Operand]) -> Op:
         node.attributes,
         node.domain,
         node.opset,
-        (node,),
+        step.nodes,
     )
 
 
@@ -361,11 +471,16 @@ def _live_slots(plan: Plan, begin: int) -> tuple[int, ...]:
 
 
 def _deciding_slots(plan: Plan) -> frozenset[int]:
-    """Return the inputs that conditions of the plan's own Ifs are computed from, by operators alone."""
+    """Return the inputs that a few integers are computed from, by operators alone, on which much depends.
+
+    These are the conditions of the plan's own Ifs, and how many boxes a NonMaxSuppression may find.
+    """
     makers = {slot: step for step in plan.steps for slot in step.outputs if slot}
+    asked = [step.inputs[0] for step in plan.steps if is_branch(step)]
+    asked += [step.inputs[2] for step in plan.steps if step.node.op_type == PADDED and len(step.inputs) > 2]
     found: set[int] = set()
-    for branch in filter(is_branch, plan.steps):
-        waiting, seen = [branch.inputs[0]], set()
+    for root in asked:
+        waiting, seen = [root], set()
         while waiting:
             slot = waiting.pop()
             if slot in seen or not slot:

@@ -23,6 +23,7 @@ _SHAPED_BY = {
     "MelWeightMatrix": (0, 1, 2, 3, 4),
     "OneHot": (1,),
     "Pad": (1, 3),
+    "PaddedNonMaxSuppression": (2,),
     "Range": (0, 1, 2),
     "Reshape": (1,),
     "Resize": (1, 2, 3),

@@ -3,7 +3,7 @@
 A region ends before a step whose output shapes follow from values. Where such a shape has a bound that
 follows from shapes, the step becomes two: an operator of the planner's own, whose outputs have the
 bound's shape, and `FirstRows`, which cuts off what was not used. Only plans that native code runs are
-rewritten; observers see the model's own nodes.
+rewritten; observers see the model's own nodes. Rules about text are in `_static_text`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from ...graph import Node
 from ...registry import INTERNAL
 from .._steps import NO_SLOT, Plan, Step, free_at_last_use
 from .._types import TypeRule
+from ._static_text import join_text_steps, name_labels_last
+
+PADDED = "PaddedNonMaxSuppression"
 
 # A rule takes all steps of a plan and returns those that run in their place.
 Rule: TypeAlias = "Callable[[Rewriting, list[Step]], list[Step]]"
@@ -80,6 +83,7 @@ class Rewriting:
             cost=operator.cost,
             cost_arguments=dict(attributes),
             type_rule=rule,
+            stands_for=like.nodes,
         )
 
     def first_rows(self, like: Step, rows: int, count: int, output: int) -> Step:
@@ -87,11 +91,15 @@ class Rewriting:
         return self.step("FirstRows", like, (rows, count), (output,), {}, None)
 
 
-def with_fixed_shapes(plan: Plan) -> Plan:
-    """Return a plan of the same inputs and outputs for native code to run; `plan` where no rule applies."""
+def with_fixed_shapes(plan: Plan, *, texts: bool) -> Plan:
+    """Return a plan of the same inputs and outputs for native code to run; `plan` where no rule applies.
+
+    Args:
+        texts: whether native code can read strings.
+    """
     rewriting = Rewriting(plan)
     steps = plan.steps
-    for rule in _RULES:
+    for rule in (*_RULES, *(_TEXT_RULES if texts else ())):
         steps = rule(rewriting, steps)
     if steps is plan.steps:
         return plan
@@ -101,4 +109,25 @@ def with_fixed_shapes(plan: Plan) -> Plan:
     return replace(plan, template=rewriting.template, steps=steps)
 
 
-_RULES: tuple[Rule, ...] = ()
+def _pad_suppressions(rewriting: Rewriting, steps: list[Step]) -> list[Step]:
+    """NonMaxSuppression finds no more boxes of a class than it is asked for, and than there are."""
+    if not any(map(_is_suppression, steps)):
+        return steps
+    made: list[Step] = []
+    for step in steps:
+        if _is_suppression(step):
+            rows, count = rewriting.new_slot(), rewriting.new_slot()
+            attributes = step.node.attributes
+            padded = (PADDED, step, step.inputs, (rows, count), attributes, step.type_rule)
+            made += [rewriting.step(*padded), rewriting.first_rows(step, rows, count, step.outputs[0])]
+        else:
+            made.append(step)
+    return made
+
+
+def _is_suppression(step: Step) -> bool:
+    return step.node.op_type == "NonMaxSuppression" and not step.node.domain and not step.user_defined
+
+
+_RULES: tuple[Rule, ...] = (_pad_suppressions,)
+_TEXT_RULES: tuple[Rule, ...] = (join_text_steps, name_labels_last)

@@ -9,7 +9,7 @@ import pytest
 from lowered import reference, run_lowered
 from onnxref.kernels.numba import batchnorm as _batchnorm
 
-from onnxref.lowering import Blocked, Op, Operand, Site, Unsupported
+from onnxref.lowering import Blocked, Op, Operand, Site, Unsupported, find_lowering
 from onnxref.native import target
 
 LANES = target().lanes
@@ -75,5 +75,7 @@ def test_training_is_refused() -> None:
     for opset, attributes in ((6, {}), (15, {"training_mode": 1}), (7, {"spatial": 0})):
         op = Op("BatchNormalization", [x, *statistics], [y], attributes, opset=opset)
         assert _batchnorm.blocked_batchnorm(op, LANES) is None
-        with pytest.raises(Unsupported):
-            _batchnorm.batch_normalization(Site(op), x, *statistics, **attributes)
+        found = find_lowering("numba", "", "BatchNormalization", opset)
+        assert found is not None
+        with pytest.raises(Unsupported, match="training"):
+            found.emit(Site(op), x, *statistics, **attributes)

@@ -339,14 +339,39 @@ def test_blocked_scales_per_image():
         check_lowered("Mul", [floats(2, _LANES + 1, 6, 5), floats(n, _LANES + 1, 1, 1)], **options)
 
 
+def test_blocked_operators_of_several_inputs():
+    layout = Blocked(_LANES, (1, 1, 1, 1))
+    a, b = floats(2, _LANES, 6, 5), floats(2, _LANES, 6, 5)
+    both = {"layouts": {0: layout, 1: layout}, "output_layouts": {0: layout}}
+    check_lowered("SwiGLU", [a, b], {"alpha": 1.5}, opset=28, rtol=1e-6, **both)
+    check_lowered("Mod", [a, b], {"fmod": 1}, opset=13, **both)
+    one = {"layouts": {0: layout}, "output_layouts": {0: layout}}
+    low, high = np.float32(-0.5), np.float32(0.25)
+    for bounds in ([low, high], [low], [None, high]):
+        inputs = [a, *(None if bound is None else np.asarray(bound) for bound in bounds)]
+        check_lowered("Clip", inputs, opset=13, **one)
+        check_lowered("Clip", inputs, opset=13, constants=range(1, len(inputs)), **one)
+
+
+def test_clip_by_nan_is_left_to_the_reference():
+    x = floats(2, 3)
+    for bounds in ([np.float32(np.nan)], [np.float32(0), np.float32(np.nan)]):
+        inputs = [x, *map(np.asarray, bounds)]
+        with pytest.raises(Unsupported, match="NaN"):
+            run_lowered("Clip", inputs, [(x.shape, x.dtype)], constants=range(1, len(inputs)))
+
+
 def test_which_operators_go_along_with_blocks():
     def use(op_type, *shapes, constants=(), dtype="float32"):
-        goal = np.broadcast_shapes(*shapes)
+        goal = np.broadcast_shapes(*(s for s in shapes if s is not None))
         inputs = [
-            Operand(s, np.dtype(dtype), "x", np.zeros(s, dtype) if i in constants else None)
+            None
+            if s is None
+            else Operand(s, np.dtype(dtype), "x", np.zeros(s, dtype) if i in constants else None)
             for i, s in enumerate(shapes)
         ]
-        lowering = find_lowering("numba", "", op_type, {"Add": 14, "Exp": 13, "Relu": 14}[op_type])
+        versions = {"Add": 14, "Exp": 13, "Relu": 14, "Clip": 13, "SwiGLU": 28}
+        lowering = find_lowering("numba", "", op_type, versions[op_type])
         return lowering.blocked(Op(op_type, inputs, [Operand(goal, np.dtype(dtype))]), 16)
 
     full = (1, 20, 5, 5)
@@ -359,6 +384,9 @@ def test_which_operators_go_along_with_blocks():
     assert use("Relu", (20, 5)) is None
     assert use("Exp", full) is None  # 20 channels leave lanes that exp might send to infinity
     assert use("Exp", (1, 32, 5, 5)) is not None
+    assert dict(use("SwiGLU", full, full).inputs) == {0: (0, 0, 0, 0), 1: (0, 0, 0, 0)}
+    assert dict(use("Clip", full, (), ()).inputs) == {0: (0, 0, 0, 0)}
+    assert dict(use("Clip", full, None, ()).inputs) == {0: (0, 0, 0, 0)}
 
 
 def test_other_types_are_left_to_the_reference():

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnxref.kernels.numba.resize  # noqa: F401 - registers
 import pytest
 from lowered import check_lowered
-from onnxref.kernels.numba import resize as _resize
 
-from onnxref.lowering import Blocked, Op, Operand, Site, Unsupported
+from onnxref.lowering import Blocked, Op, Operand, Site, Unsupported, find_lowering
 from onnxref.native import target
 
 LANES = target().lanes
-assert _resize
 
 HELD = {"layouts": {0: Blocked(LANES, (1, 0, 0, 1))}, "output_layouts": {0: Blocked(LANES, (1, 1, 1, 1))}}
 
@@ -90,9 +89,10 @@ def test_older_versions() -> None:
 def test_what_is_refused() -> None:
     x, sizes = Operand((1, 2, 4, 4), np.dtype(np.float32)), Operand((4,), np.dtype(np.int64))
     y = Operand((1, 2, 8, 8), np.dtype(np.float32))
-    emit = _resize._resizing(("half_pixel",))
+    found = find_lowering("numba", "", "Resize", 19)
+    assert found is not None
     with pytest.raises(Unsupported):
-        emit(Site(Op("Resize", [x, None, None, sizes], [y])), x, None, None, sizes)
+        found.emit(Site(Op("Resize", [x, None, None, sizes], [y])), x, None, None, sizes)
     sizes.constant = np.array((1, 4, 8, 8), np.int64)
     with pytest.raises(Unsupported):
-        emit(Site(Op("Resize", [x, None, None, sizes], [y])), x, None, None, sizes)
+        found.emit(Site(Op("Resize", [x, None, None, sizes], [y])), x, None, None, sizes)

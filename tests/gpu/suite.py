@@ -123,7 +123,7 @@ def assert_close(found: Any, expected: Any, where: str, computed_in: str = "") -
         return
     assert found.dtype == expected.dtype, where
     relative, of_largest = _TOLERANCE[computed_in or expected.dtype.name]
-    largest = float(np.abs(expected).max(initial=0))
+    largest = float(np.abs(expected[np.isfinite(expected)]).max(initial=0))
     np.testing.assert_allclose(found, expected, rtol=relative, atol=of_largest * largest, err_msg=where)
 
 

@@ -21,7 +21,7 @@ from onnxref.native import cache_folder
 HEADER = Path(__file__).with_name("cuda_emulator.h")
 FLAGS = (
     "-std=c++20",
-    "-O1",
+    "-O0",  # building takes longer than running
     "-march=native",
     "-fPIC",
     "-shared",
@@ -29,7 +29,7 @@ FLAGS = (
     "-fno-strict-aliasing",
     "-ffp-contract=on",
 )
-SANITIZER = ("-fsanitize=address", "-fno-omit-frame-pointer", "-g")
+SANITIZER = ("-fsanitize=address", "-fno-omit-frame-pointer", "-g1")
 ORDERS = (0, 1, 2)
 """Schedules of the threads: forward, backward, warps taking turns."""
 

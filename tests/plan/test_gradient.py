@@ -80,7 +80,7 @@ def model(
 
 
 def run(proto: onnx.ModelProto, inputs: Mapping[str, Array]) -> list[Array]:
-    return list(onnxref.run(proto, dict(inputs)).values())
+    return list(onnxref.run(proto, dict(inputs), backend="numpy").values())
 
 
 def differences(session: InferenceSession, inputs: Mapping[str, Array], name: str, output: str) -> Array:
@@ -132,7 +132,7 @@ class Setting:
         outputs = [*self.losses, *(n for _, _, n in self.first), *(f"m_{n}" for _, _, n in self.first)]
         outputs += [n for _, _, n in self.second]
         proto = model(nodes, self.inputs, outputs, opset=case.opset, initializers=self.weights)
-        self.session = InferenceSession(proto)
+        self.session = InferenceSession(proto, backend="numpy")
 
     def check(self, derivatives: Sequence[tuple[str, str, str]]) -> None:
         for of, by, name in derivatives:

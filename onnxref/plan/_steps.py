@@ -64,6 +64,11 @@ class Step:
         return self.stands_for or (self.node,)
 
     @property
+    def title(self) -> str:
+        """What errors call it: the model's nodes that it does the work of."""
+        return " with ".join(map(str, self.nodes))
+
+    @property
     def wanted(self) -> tuple[bool, ...]:
         """For each output, whether anything uses it."""
         return tuple(slot != NO_SLOT for slot in self.outputs)

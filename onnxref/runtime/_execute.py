@@ -304,11 +304,11 @@ def _run_step(step: Step, values: list[Any], slots: list[Any], run: Run) -> Sequ
     except (NodeError, TypeMismatchError) as error:
         if step.bodies or isinstance(error, TypeMismatchError):
             raise
-        raise NodeError(f"{step.node}: {error}") from error
+        raise NodeError(f"{step.title}: {error}") from error
     except ResourceLimitError as error:
         if error.located:
             raise
-        raise ResourceLimitError(f"{error} ({step.node})", located=True) from error
+        raise ResourceLimitError(f"{error} ({step.title})", located=True) from error
     except Exception as error:
         raise NodeError(_explain(step, values, error)) from error
 
@@ -330,7 +330,7 @@ def _explain(step: Step, values: Sequence[Any], error: Exception) -> str:
         f"{name or 'absent'}: {_describe(value)}"
         for name, value in zip(step.node.inputs, values, strict=False)
     )
-    return f"{step.node}: {cause} [inputs: {shown or 'none'}]"
+    return f"{step.title}: {cause} [inputs: {shown or 'none'}]"
 
 
 def _describe(value: Any) -> str:

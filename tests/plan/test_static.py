@@ -118,7 +118,9 @@ def test_a_bad_threshold_raises_the_error_of_the_reference() -> None:
     feeds = feeds_of(name="scores")
     for _ in range(2):
         made.run(None, {**feeds, "iou": np.float32(0.5)})
-        with pytest.raises(NodeError, match=r"'nms'.*NonMaxSuppression.*iou_threshold must be in \[0, 1\]"):
+        with pytest.raises(
+            NodeError, match=r"node 'nms' \(NonMaxSuppression, opset \d+\): iou_threshold must be in \[0, 1\]"
+        ):
             made.run(None, {**feeds, "iou": np.float32(1.5)})
 
 

@@ -157,7 +157,7 @@ class Regions:
         step = self.plan.steps[position]
         cuts = step.node.domain == INTERNAL and step.type_rule is None  # rows that native code has made
         if self.acceleration.strict and not step.bodies and not cuts:
-            raise BackendError(f"{step.node}: its shapes depend on values, and strict=True")
+            raise BackendError(f"{step.title}: its shapes depend on values, and strict=True")
 
     def _refuse_hopeless(self, region: Region) -> None:
         if region.hopeless and self.acceleration.strict:

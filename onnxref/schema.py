@@ -114,6 +114,12 @@ def newest_opset(domain: str) -> int | None:
 
 
 @cache
+def version_in_force(domain: str, op_type: str, opset: int) -> int:
+    """Return the version of the schema in force, see `find`; operators without a schema have version 1."""
+    found = find(domain, op_type, opset)
+    return found.since_version if found else 1
+
+
 def find(domain: str, op_type: str, opset: int) -> Schema | None:
     """Return the schema in force when a model imports version `opset` of `domain`, None if there is none.
 

@@ -135,10 +135,8 @@ def imagine(step: Step, frame: Frame, run: Run) -> Sequence[Any]:
 
 
 def _rule(step: Step) -> Kernel | None:
+    if step.user_defined:
+        return None
     node = step.node
-    found = schema.find(node.domain, node.op_type, node.opset)
-    return (
-        None
-        if step.user_defined
-        else find_shape_rule(node.domain, node.op_type, found.since_version if found else 1)
-    )
+    since = schema.version_in_force(node.domain, node.op_type, node.opset)
+    return find_shape_rule(node.domain, node.op_type, since)

@@ -45,8 +45,8 @@ class Sample:
     @property
     def rule(self) -> Any:
         node = self.step.node
-        found = schema.find(node.domain, node.op_type, node.opset)
-        return registry.find_shape_rule(node.domain, node.op_type, found.since_version if found else 1)
+        since = schema.version_in_force(node.domain, node.op_type, node.opset)
+        return registry.find_shape_rule(node.domain, node.op_type, since)
 
     def arguments(self) -> dict[str, Any]:
         extra = (

@@ -149,8 +149,8 @@ def _zero_borders(site: Site, backend: str) -> None:
 
 
 def _lowering(op: Op, backend: str) -> Lowering | None:
-    found = None if op.domain == INTERNAL else schema.find(op.domain, op.op_type, op.opset)
-    return find_lowering(backend, op.domain, op.op_type, found.since_version if found else 1)
+    since = schema.version_in_force(op.domain, op.op_type, op.opset)
+    return find_lowering(backend, op.domain, op.op_type, since)
 
 
 def _reference(op: Op, steps: Mapping[Op, Step]) -> Step | None:

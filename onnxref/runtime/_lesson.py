@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .. import schema
@@ -48,26 +49,27 @@ class Lesson:
         record = self.record
         position = begin
         while position < len(plan.steps):
-            step = plan.steps[position]
-            possible = (
-                record.accepts(step, record.frame) or record.chosen_body(step, record.frame) is not None
-            )
-            if not possible and position > begin:
+            noted = self._note(plan.steps[position], record.frame, must=position == begin)
+            if noted is None:
                 break
-            noted = self._note(step, record.frame)
             position += 1
             if not noted:
                 break
             record.end = position
         return position
 
-    def _note(self, step: Step, frame: Frame) -> bool:
-        """Do one step and note it; False where it, or a step inside of it, cannot be part of a region."""
+    def _note(self, step: Step, frame: Frame, *, must: bool = True) -> bool | None:
+        """Do one step and note it; False where it, or a step inside of it, cannot be part of a region.
+
+        None where that is clear before it is done, and it need not be done.
+        """
         record = self.record
         body = record.chosen_body(step, frame)
         if body is not None:
             return self._note_body(step, body, frame)
         accepted = record.accepts(step, frame)
+        if not accepted and not must:
+            return None
         outputs = self.perform(step, frame, accepted)
         return accepted and record.add(step, outputs, frame)
 
@@ -86,7 +88,7 @@ class Lesson:
             noted = True
             for own in body.steps:
                 if noted:
-                    noted = self._note(own, inner)
+                    noted = bool(self._note(own, inner))
                 else:
                     self.perform(own, inner, False)
             for slot, result in zip(step.outputs, body.output_slots, strict=False):
@@ -138,5 +140,9 @@ def _rule(step: Step) -> Kernel | None:
     if step.user_defined:
         return None
     node = step.node
-    since = schema.version_in_force(node.domain, node.op_type, node.opset)
-    return find_shape_rule(node.domain, node.op_type, since)
+    return _rule_of(node.domain, node.op_type, node.opset)
+
+
+@cache
+def _rule_of(domain: str, op_type: str, opset: int) -> Kernel | None:
+    return find_shape_rule(domain, op_type, schema.version_in_force(domain, op_type, opset))

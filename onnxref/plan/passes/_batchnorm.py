@@ -11,7 +11,7 @@ from ...dtypes import Array
 from ...lowering import Op, Operand, PackCache
 from ...registry import ONNX
 from ._block import Block
-from ._match import FLOATS, Graph, is_channel_vector
+from ._match import FLOATS, graph_of, is_channel_vector
 
 
 def fold_batchnorm(block: Block) -> int:
@@ -21,7 +21,7 @@ def fold_batchnorm(block: Block) -> int:
     The new constants are computed in float64 and rounded once, however many ops are folded. A
     BatchNormalization that finds no such op, but elementwise ops behind it, becomes Sub, Mul and Add.
     """
-    graph = Graph(block)
+    graph = graph_of(block)
     for op in graph:
         if not _can_fold(op):
             continue
@@ -188,17 +188,15 @@ def _expand(block: Block) -> int:
 
     So it becomes part of their chain. It rounds as the reference does.
     """
-    count = 0
-    uses = block.uses()
-    for op in list(block.ops):
+    graph = graph_of(block)
+    for op in graph:
         if op.domain == ONNX and op.op_type == "BatchNormalization" and op.outputs[0] is not None:
-            readers = uses.get(op.outputs[0], [])
+            readers = graph.readers(op.outputs[0])
             is_chained = any(reader.op_type in _ELEMENTWISE for reader in readers)
             ops = _expanded(op, block.packs) if is_chained else []
             if ops:
-                block.replace([op], ops)
-                count += 1
-    return count
+                graph.replace([op], *ops)
+    return graph.commit()
 
 
 def _expanded(op: Op, packs: PackCache) -> list[Op]:

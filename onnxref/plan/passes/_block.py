@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ...dtypes import DType
 from ...lowering import Op, Operand, PackCache
+
+if TYPE_CHECKING:
+    from ._match import Graph
 
 
 @dataclass(slots=True, eq=False)
@@ -20,6 +24,7 @@ class Block:
             kernels compute them in float32.
         deferred: ops of constants which the plan has left to `fold_weights`.
         reorders: whether the kernels' FusedConv takes its input channels in any `order`.
+        index: the `Graph` of these ops, where one is at hand; whoever changes ops without it sets it to None.
     """
 
     ops: list[Op]
@@ -30,6 +35,12 @@ class Block:
     narrow: tuple[DType, ...] = ()
     deferred: set[Op] = field(default_factory=set)
     reorders: bool = False
+    index: Graph | None = None
+
+    def set_ops(self, ops: Iterable[Op]) -> None:
+        """Have these ops in place of all that there are."""
+        self.ops[:] = ops
+        self.index = None
 
     def producers(self) -> dict[Operand, Op]:
         """Return the op that makes each operand."""
@@ -43,19 +54,3 @@ class Block:
                 if x is not None:
                     found.setdefault(x, []).append(op)
         return found
-
-    def is_private(self, operand: Operand, uses: dict[Operand, list[Op]]) -> bool:
-        """Whether exactly one op reads an operand and nobody outside does: it can be fused away."""
-        return len(uses.get(operand, ())) == 1 and operand not in self.outputs
-
-    def replace(self, old: Iterable[Op], new: Sequence[Op]) -> None:
-        """Put `new` where the last of `old` stood, and take `old` out."""
-        gone = list(old)
-        last = max(self.ops.index(op) for op in gone)
-        self.ops[last + 1 : last + 1] = new
-        self.ops[:] = [op for op in self.ops if not any(op is out for out in gone)]
-
-    def substitute(self, old: Operand, new: Operand) -> None:
-        """Make every reader of `old` read `new`; `old` must not be an output of the block."""
-        for op in self.ops:
-            op.inputs[:] = [new if x is old else x for x in op.inputs]

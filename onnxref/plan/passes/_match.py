@@ -3,7 +3,7 @@
     X = Value("x")
     SILU = Pattern("Mul", X, Pattern("Sigmoid", X))
 
-    graph = Graph(block)
+    graph = graph_of(block)
     for op in graph:
         found = graph.match(SILU, op)
         if found:
@@ -61,6 +61,8 @@ class Pattern:
     where: Callable[[Op], bool] | None
     name: str
     open: bool
+    op_types: frozenset[str]
+    needs: tuple[frozenset[str], ...]
 
     def __init__(
         self,
@@ -76,6 +78,8 @@ class Pattern:
             ("where", where),
             ("name", name),
             ("open", open),
+            ("op_types", frozenset(op_type.split("|"))),
+            ("needs", tuple(found for term in inputs if (found := _types_of(term)))),
         ):
             object.__setattr__(self, key, value)
 
@@ -88,6 +92,14 @@ class Either:
 
 
 Term: TypeAlias = "Pattern | Value | Either | float"
+
+
+def _types_of(term: Term) -> frozenset[str]:
+    """Return the operators one of which makes what a term matches; none where it may be any value."""
+    if isinstance(term, Pattern):
+        return term.op_types
+    found = [_types_of(each) for each in term.terms] if isinstance(term, Either) else []
+    return frozenset().union(*found) if all(found) else frozenset()
 
 
 @dataclass(slots=True)
@@ -108,6 +120,14 @@ class Match:
         return self.values[name]
 
 
+def graph_of(block: Block) -> Graph:
+    """Return the block's graph, the one that an earlier pass has made if it is still right."""
+    graph: Graph = block.index or Graph(block)
+    graph.rewrites = 0
+    block.index = None  # until `commit`: a pass that fails leaves no half-done index
+    return graph
+
+
 class Graph:
     """A block with an index of producers and readers that stays right while ops are replaced.
 
@@ -126,7 +146,8 @@ class Graph:
 
     def __iter__(self) -> Iterator[Op]:
         for slot in self._slots:
-            yield from list(slot)
+            if slot:
+                yield from tuple(slot)
 
     # --- questions ---
 
@@ -159,6 +180,13 @@ class Graph:
 
     def match(self, pattern: Pattern, op: Op) -> Match | None:
         """Return how `pattern` fits the op as its root, None where it does not."""
+        if op.op_type not in pattern.op_types:
+            return None
+        if pattern.needs:
+            makers = [self._producer.get(x) for x in op.inputs if x is not None]
+            types = {maker.op_type for maker in makers if maker is not None}
+            if any(need.isdisjoint(types) for need in pattern.needs):
+                return None
         for found in _match_op(pattern, op, Match(), self._producer):
             found.ops.sort(key=self._at.__getitem__)
             if self._is_closed(found.ops, op):
@@ -227,7 +255,8 @@ class Graph:
     def commit(self) -> int:
         """Write the changes to the block; return how many there were."""
         if self.rewrites:
-            self.block.ops[:] = list(self)
+            self.block.set_ops(self)
+        self.block.index = self
         return self.rewrites
 
     def _redirect(self, old: Operand, new: Operand) -> None:
@@ -260,7 +289,7 @@ class Graph:
 
 
 def _match_op(pattern: Pattern, op: Op, so_far: Match, producer: dict[Operand, Op]) -> Iterator[Match]:
-    if op.domain or op.op_type not in pattern.op_type.split("|"):
+    if op.domain:
         return
     n = len(pattern.inputs)
     if len(op.inputs) < n or (not pattern.open and any(x is not None for x in op.inputs[n:])):
@@ -300,7 +329,7 @@ def _match_term(
             yield Match(so_far.ops, {**so_far.values, term.name: operand}, so_far.named)
     elif isinstance(term, Pattern):
         maker = producer.get(operand)
-        if maker is not None and maker.outputs[0] is operand:
+        if maker is not None and maker.op_type in term.op_types and maker.outputs[0] is operand:
             yield from _match_op(term, maker, so_far, producer)
     elif isinstance(term, Either):
         for each in term.terms:

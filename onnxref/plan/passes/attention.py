@@ -29,7 +29,7 @@ from ...dtypes import Array
 from ...lowering import Op, Operand
 from ...registry import INTERNAL, ONNX
 from ._block import Block
-from ._match import Graph, int_list, scalar_of
+from ._match import Graph, graph_of, int_list, scalar_of
 
 _HIDDEN = -1e30  # what is added to or put for a score that shall not count: exp of it is 0 beside any other
 
@@ -352,7 +352,7 @@ def _is_causal(visible: Array, shape: Sequence[int]) -> bool:
 
 def recognize_attention(block: Block) -> int:
     """Fuse the attentions of a block; return how many there were."""
-    graph = Graph(block)
+    graph = graph_of(block)
     for op in graph:
         if op.op_type == "MatMul" and op.domain == ONNX:
             found = _walk_up(graph, op)

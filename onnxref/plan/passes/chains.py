@@ -279,7 +279,7 @@ def fuse_chains(block: Block) -> int:
         for place, _ in group.ops:
             slots[place] = None
         slots[group.ops[-1][0]] = _chain([op for _, op in group.ops], group.inputs, fuser.outputs(group))
-    block.ops[:] = [op for op in slots if op is not None]
+    block.set_ops(op for op in slots if op is not None)
     return len(groups)
 
 

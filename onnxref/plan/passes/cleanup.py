@@ -16,7 +16,7 @@ from ...lowering import Op, Operand, PackCache
 from ...registry import INTERNAL, ONNX
 from ._batchnorm import fold_batchnorm
 from ._block import Block
-from ._match import Graph, int_list, is_channel_vector, is_scalar, reshape, scalar_of
+from ._match import Graph, graph_of, int_list, is_channel_vector, is_scalar, reshape, scalar_of
 
 __all__ = ["activation_of", "fold_batchnorm", "fuse_epilogues", "merge_transposes", "remove_identities"]
 
@@ -33,7 +33,7 @@ def remove_identities(block: Block) -> int:
 
     An Add of zero is none of them: it makes +0 of -0.
     """
-    graph = Graph(block)
+    graph = graph_of(block)
     for op in graph:
         source = _same(op, graph)
         if source is not None:
@@ -130,7 +130,7 @@ def merge_transposes(block: Block) -> int:
 
     A transpose that moves only axes of size 1 is a Reshape.
     """
-    graph = Graph(block)
+    graph = graph_of(block)
     for op in graph:
         if op.domain != ONNX or (op.op_type != "Transpose" and op.op_type not in _RESHAPES):
             continue
@@ -228,7 +228,7 @@ def fuse_epilogues(block: Block) -> int:
         4. Of two products that are added, the later one takes the sum.
         5. A Transpose of the last two axes before a MatMul becomes a flag of it.
     """
-    graph = Graph(block)
+    graph = graph_of(block)
     for op in graph:
         if op.domain != ONNX or op.outputs[0] is None or op.outputs[0].dtype not in (_F32, *block.narrow):
             continue

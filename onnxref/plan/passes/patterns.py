@@ -24,6 +24,7 @@ from ._match import (
     Pattern,
     Term,
     Value,
+    graph_of,
     is_scalar,
     reduced_axes,
     reshape,
@@ -34,7 +35,7 @@ _Build = Callable[[Match, Op], "Op | None"]  # from a match and its root
 
 
 def _rewrite(block: Block, rules: dict[str, list[tuple[Pattern, _Build]]]) -> int:
-    graph = Graph(block)
+    graph = graph_of(block)
     for op in graph:
         y = op.outputs[0]
         if op.domain != ONNX or op.op_type not in rules or y is None:
@@ -219,7 +220,7 @@ _NORMALIZATIONS = [
 
 def recognize_normalizations(block: Block) -> int:
     """Find LayerNormalization and RMSNormalization over the last axes, with their scale and bias."""
-    graph = Graph(block)
+    graph = graph_of(block)
     for op in graph:
         y = op.outputs[0]
         if op.domain != ONNX or op.op_type not in ("Div", "Mul") or y is None:
@@ -287,7 +288,7 @@ def fuse_skip_normalizations(block: Block) -> int:
     The internal SkipLayerNormalization and SkipRMSNormalization have the sum as second output. Runs after
     the pass that lets products add their residual, which is better still.
     """
-    graph = Graph(block)
+    graph = graph_of(block)
     for op in graph:
         if op.domain != ONNX or op.op_type not in ("LayerNormalization", "RMSNormalization"):
             continue
@@ -319,7 +320,7 @@ def recognize_pooling(block: Block) -> int:
 
     Pools work on the layout that convolutions have.
     """
-    graph = Graph(block)
+    graph = graph_of(block)
     for op in graph:
         x, y = op.inputs[0] if op.inputs else None, op.outputs[0]
         if op.domain != ONNX or op.op_type != "ReduceMean" or x is None or y is None:

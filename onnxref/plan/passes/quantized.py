@@ -29,7 +29,7 @@ from ...dtypes import Array
 from ...lowering import Op, Operand
 from ...registry import INTERNAL
 from ._block import Block
-from ._match import Graph, Match, Pattern, Value
+from ._match import Graph, Match, Pattern, Value, graph_of
 
 _FLOAT = 1  # TensorProto.FLOAT
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
@@ -41,7 +41,7 @@ def fuse_quantized(block: Block) -> int:
     if block.precision == "strict":
         return 0
     changed = _make_unsigned(block)
-    graph = Graph(block)
+    graph = graph_of(block)
     for op in graph:
         _fuse_dynamic(graph, op)
         if op.op_type == "QuantizeLinear" and not op.domain:
@@ -195,7 +195,8 @@ def _make_unsigned(block: Block) -> int:
                 reader.nodes,
             )
         changed += 1
-    block.ops[:] = [replaced.get(op, op) for op in block.ops]
+    if changed:
+        block.set_ops([replaced.get(op, op) for op in block.ops])
     return changed
 
 

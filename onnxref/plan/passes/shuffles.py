@@ -13,7 +13,7 @@ import numpy as np
 from ...lowering import Op, Operand
 from ...registry import INTERNAL, ONNX
 from ._block import Block
-from ._match import Graph, Match, Pattern, Value
+from ._match import Graph, Match, Pattern, Value, graph_of
 
 _F32 = np.dtype(np.float32)
 
@@ -33,7 +33,7 @@ _SHUFFLE = Pattern(
 
 def recognize_shuffles(block: Block) -> int:
     """Find channel shuffles of (N, C, W) and (N, C, H, W), of any type: the internal ShuffleChannels."""
-    graph = Graph(block)
+    graph = graph_of(block)
     for op in graph:
         if op.domain != ONNX or op.op_type != "Reshape":
             continue
@@ -68,7 +68,7 @@ def fuse_shuffles(block: Block) -> int:
            FusedConv, where `block.reorders`.
     Weights and biases must be constant float32, and nobody else may read what is between the convolutions.
     """  # fmt: skip
-    graph = Graph(block)
+    graph = graph_of(block)
     for op in graph:
         if op.domain != INTERNAL or op.op_type != "ShuffleChannels":
             continue

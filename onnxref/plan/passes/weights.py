@@ -23,9 +23,10 @@ def fold_weights(block: Block) -> int:
         constants = [None if x is None else x.constant for x in op.inputs]
         value = block.packs.get(constants, key, partial(_computed, op))
         made[y] = Operand(y.shape, y.dtype, y.name, value)
-        block.ops.remove(op)
-    for op in block.ops:
-        op.inputs[:] = [made.get(x, x) for x in op.inputs]
+    if made:
+        block.set_ops([op for op in block.ops if op.outputs[0] not in made])
+        for op in block.ops:
+            op.inputs[:] = [made.get(x, x) for x in op.inputs]
     return len(made)
 
 

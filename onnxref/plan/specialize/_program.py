@@ -250,6 +250,9 @@ class Program:
             self._spans.append(_Native(number - 1, number, call.work))
 
     def _add_argument(self, argument: Any) -> None:
+        if type(argument) is int:  # most of them
+            self._table.values.append(argument)
+            return
         offset = 0
         if isinstance(argument, Address):
             argument, offset = argument.owner, argument.offset

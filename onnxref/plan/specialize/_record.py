@@ -46,14 +46,16 @@ class Frame:
 
     def origin(self, slot: int) -> tuple[Frame, int]:
         """Return the frame that a slot's value belongs to, and its slot there."""
-        frame: Frame = self
+        frame = self
         while frame.outer is not None and slot in frame.captured:
             frame, slot = frame.outer, frame.captured[slot]
         return frame, slot
 
     def number(self, slot: int) -> int:
         """Return the number of a slot in the record; `NO_SLOT` stays what it is."""
-        frame, slot = self.origin(slot)
+        frame = self
+        if self.outer is not None:
+            frame, slot = self.origin(slot)
         return frame.base + slot if slot else NO_SLOT
 
 
@@ -146,8 +148,7 @@ class Record:
                 constant = read_only(np.array(value, order="C")) if known else None
                 self.operands[frame.number(slot)] = Operand(value.shape, value.dtype, name, constant)
         if not known:
-            reads, writes = (tuple(map(frame.number, slots)) for slots in (step.inputs, step.outputs))
-            self.steps.append(step if frame.outer is None else replace(step, inputs=reads, outputs=writes))
+            self.steps.append(step if frame.outer is None else _renumbered(step, frame))
         return True
 
     def link(self, step: Step, frame: Frame, body: Frame) -> bool:
@@ -183,8 +184,8 @@ class Record:
             return True
         if node.op_type in RANDOM or step.deferred:
             return False
-        used = [self.operands[number] for slot in step.inputs if (number := frame.number(slot))]
-        return all(operand.constant is not None for operand in used)
+        numbers = map(frame.number, step.inputs)
+        return all(self.operands[number].constant is not None for number in numbers if number)
 
     def _operand(self, slot: int, name: str, frame: Frame) -> Operand | None:
         """Return the operand in a slot, None where it is no tensor of numbers."""
@@ -203,6 +204,12 @@ class Record:
             assert owner.outer is None, "only the outermost frame has values from outside"
             self.inputs.append(slot)
         return made
+
+
+def _renumbered(step: Step, frame: Frame) -> Step:
+    """Return a step over numbers instead of the slots of a frame."""
+    reads, writes = (tuple(map(frame.number, slots)) for slots in (step.inputs, step.outputs))
+    return replace(step, inputs=reads, outputs=writes)
 
 
 def is_branch(step: Step) -> bool:

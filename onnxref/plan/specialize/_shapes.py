@@ -103,6 +103,6 @@ OF_SHAPE = frozenset(("Shape", "Size"))
 
 def shaped_by(node: Node) -> tuple[int, ...] | None:
     """Return the inputs whose values decide the node's output shapes; None where nothing fixes them."""
-    if node.op_type in _DYNAMIC or subgraphs(node):
+    if node.op_type in _DYNAMIC or (node.attributes and subgraphs(node)):
         return None
     return _SHAPED_BY.get(node.op_type, ())

@@ -301,6 +301,8 @@ class Site:
         precision: "default"; "strict": no result may depend on batch size or on an algorithm that
             trades accuracy for speed (Winograd); "bf16": products with constant weights may round both
             sides to bfloat16.
+        hurried: the model runs natively with other shapes already: a function that is loaded is worth more
+            than a slightly better one that would have to be compiled.
         launches: what a GPU does, in order.
         libraries: those that `library` may name: "cublaslt", "cudnn".
         aliases: outputs that are their input under another shape: (output, input).
@@ -312,6 +314,7 @@ class Site:
     op: Op
     packs: PackCache = field(default_factory=PackCache)
     precision: str = "default"
+    hurried: bool = False
     calls: list[Call] = field(default_factory=list)
     launches: list[DeviceCall] = field(default_factory=list)
     libraries: frozenset[str] = frozenset(("cublaslt", "cudnn"))

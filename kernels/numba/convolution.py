@@ -12,7 +12,7 @@ An input with few channels (an image) stays plain and is read pixel by pixel.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,12 +32,13 @@ from onnxref.lowering import (
     Unsupported,
     lower,
 )
-from onnxref.native import native, target
+from onnxref.native import NativeFunction, native, target
 from onnxref.registry import INTERNAL
 
 from ..common.windows import conv_attributes, conv_windows, over_axes
 from ..numpy._windows import Windows
 from . import bf16
+from ._at_hand import at_hand
 from .speed import flops
 
 CODE = "onnxref.kernels.numba.code.convolution"
@@ -324,17 +325,14 @@ def _direct(
     vectors = min(2, blocks)
     groups = -(-blocks // vectors)
     last = blocks - (groups - 1) * vectors
-    height, width, pieces = *g.out, 1
     flat = _is_flat(x, y, epilogue.residual, g)
-    if flat:
-        height, width = 1, height * width
-    rows, columns = choose_tile(height, width, vectors)
-    row_bytes = -(-g.c // source.inputs) * source.row * g.strides[0]
-    if flat:
-        wanted = max(round(width * g.c * 4 / _ROW_BLOCK_BYTES), -(-UNITS // (g.n * groups)))
-        pieces = max(1, min(width // columns, wanted))
-    block_rows = _row_block(height, rows, row_bytes, -(-UNITS // (g.n * groups)))
-    row_blocks = -(-height // block_rows)
+    area = _Area(
+        *((1, math.prod(g.out)) if flat else g.out),
+        vectors,
+        row_bytes=-(-g.c // source.inputs) * source.row * g.strides[0],
+        cut_bytes=math.prod(g.out) * g.c * 4 if flat else 0,
+        wanted=-(-UNITS // (g.n * groups)),
+    )
     place, r_image, r_block, r_row, r_pixel = epilogue.residual_place()
     unroll = 1 if plain else 4
     if plain or g.dilations[1] > 1:
@@ -354,24 +352,69 @@ def _direct(
         goal.block, goal.row, r_block, r_row,
         *epilogue.steps,
     )  # fmt: skip
-    count = -(-block_rows // rows) * -(-width // pieces // columns)
-    ahead = 0 if plain or groups == 1 else lines_ahead(count, packed.array.nbytes)
+    function = _tile_code(
+        site,
+        area,
+        (last, source.pixel * g.strides[1], lanes),
+        (plain, epilogue.second, *([bf16.form()] if in_pairs else ())),
+        0 if plain or groups == 1 else packed.array.nbytes,
+    )
+    rows, columns, rest = function.parameters[:3]
+    pieces, block_rows = area.pieces(columns), area.block_rows(rows, rest)
+    row_blocks = -(-area.height // block_rows)
     edge = _edge(site, tile, x, g, rows, columns) if plain else ()
     site.call(
-        native(
-            CODE, "direct", rows, columns, height % rows, vectors, last,
-            source.pixel * g.strides[1], lanes, ahead, plain, epilogue.second,
-            *([bf16.form()] if in_pairs else ()),
-        ),
+        function,
         *tile,
         source.address, packed, goal.address, place, epilogue.packed_bias(site, w, g.m, lanes),
-        groups, row_blocks, pieces, height, width, block_rows,
+        groups, row_blocks, pieces, area.height, area.width, block_rows,
         source.image, goal.image, r_image, taps * vectors * lanes * 4, r_pixel,
         float(epilogue.alpha), float(epilogue.beta),
         *edge,
         units=g.n * row_blocks * pieces * groups,
         work=g.flops / flops(),
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Area:
+    """The pixels of an image that tiles of rows x columns cover.
+
+    Attributes:
+        vectors: of channels that a tile computes.
+        row_bytes: input of a row of pixels.
+        cut_bytes: input of all pixels where they are one row that may be cut into pieces, else 0.
+        wanted: blocks of rows, or pieces, that keep all threads busy.
+    """
+
+    height: int
+    width: int
+    vectors: int
+    row_bytes: int
+    cut_bytes: int
+    wanted: int
+
+    def pieces(self, columns: int) -> int:
+        """Return into how many pieces of at least so many columns the rows are cut."""
+        if not self.cut_bytes:
+            return 1
+        return max(1, min(self.width // columns, max(round(self.cut_bytes / _ROW_BLOCK_BYTES), self.wanted)))
+
+    def block_rows(self, rows: int, rest: int) -> int:
+        """Return the rows of a unit: what fits into the cache, if possible `wanted` blocks."""
+        fits = max(1, _ROW_BLOCK_BYTES // max(1, self.row_bytes))
+        count = max(-(-self.height // fits), min(self.wanted, self.height // rows), 1)
+        block = -(-self.height // count)
+        block = -(-block // rows) * rows
+        # What is left below must be a tile of its own kind, or the last block have room for a whole one.
+        while self.height % rows not in (0, rest) and 0 < self.height % block < rows:
+            block += rows
+        return block
+
+    def lines_ahead(self, rows: int, columns: int, rest: int, weights: int) -> int:
+        """Return `ahead` for the code of a tile."""
+        tiles = -(-self.block_rows(rows, rest) // rows)
+        return lines_ahead(tiles * -(-self.width // self.pieces(columns) // columns), weights)
 
 
 def lines_ahead(tiles: int, weights: int) -> int:
@@ -421,39 +464,59 @@ def _is_flat(x: Operand, y: Operand, residual: Operand | None, g: Geometry) -> b
     return one and g.out == g.size and all(p.layout is None or not any(p.layout.pad) for p in places)
 
 
-def _row_block(height: int, rows: int, row_bytes: int, wanted: int) -> int:
-    """Return how many output rows a unit takes: what fits into the cache, if possible `wanted` blocks."""
-    fits = max(1, _ROW_BLOCK_BYTES // max(1, row_bytes))
-    count = max(-(-height // fits), min(wanted, height // rows), 1)
-    block = -(-height // count)
-    return -(-block // rows) * rows
-
-
-def choose_tile(height: int, width: int, vectors: int) -> tuple[int, int]:
-    """Return rows and columns of the tile that computes `height` x `width` pixels soonest.
+def tile_price(height: int, width: int, vectors: int, rows: int, columns: int, rest: int) -> float:
+    """Return what it costs to compute pixels in tiles, where `rest` rows that are left take smaller ones.
 
     A tile costs a multiply-add per pixel and vector, at least eight for the latency of the chain, and
     the loads of its weights.
     """
+    whole = max(rows * columns * vectors, 8) + 1.5 * vectors
+    low = max(rest * columns * vectors, 8) + 1.5 * vectors
+    tall, left = divmod(height, rows)
+    below = 0.0 if not left else low if left == rest else whole
+    return -(-width // columns) * (tall * whole + below) * (1 + 0.001 * rows)
+
+
+def choose_tile(height: int, width: int, vectors: int) -> tuple[int, int]:
+    """Return rows and columns of the tile that computes `height` x `width` pixels soonest."""
     limit = (target().registers - 2) // vectors - (1 if target().registers < 32 else 0)
     limit = min(limit, 14)
-    best, least = (1, 1), math.inf
+    tiles = (
+        (rows, columns)
+        for columns in _COLUMNS
+        for rows in range(1, max(1, min(height, limit // columns)) + 1)
+        if columns <= width and rows * columns <= limit
+    )
+    return min(tiles, key=lambda t: tile_price(height, width, vectors, t[0], t[1], height % t[0]))
 
-    def cost(rows: int, columns: int) -> float:
-        return max(rows * columns * vectors, 8) + 1.5 * vectors
 
-    for columns in _COLUMNS:
-        if columns > width:
-            continue
-        for rows in range(1, max(1, min(height, limit // columns)) + 1):
-            if rows * columns > limit:
-                continue
-            tall, rest = divmod(height, rows)
-            total = -(-width // columns) * (tall * cost(rows, columns) + (cost(rest, columns) if rest else 0))
-            total *= 1 + 0.001 * rows
-            if total < least:
-                best, least = (rows, columns), total
-    return best
+def _tile_code(
+    site: Site,
+    area: _Area,
+    before: tuple[Hashable, ...],
+    after: tuple[Hashable, ...],
+    weights: int,
+) -> NativeFunction:
+    """Return the code of the best tile, or of one that is at hand.
+
+    Args:
+        before, after: parameters of the template round `ahead`, behind those of the tile.
+        weights: bytes that are fetched ahead.
+    """
+    rows, columns = choose_tile(area.height, area.width, area.vectors)
+    rest = area.height % rows
+    ahead = area.lines_ahead(rows, columns, rest, weights)
+    best = native(CODE, "direct", rows, columns, rest, area.vectors, *before, ahead, *after)
+
+    def price(function: NativeFunction) -> float | None:
+        rows, columns, rest, vectors, *others = function.parameters
+        del others[len(before)]
+        is_like = (vectors, *others) == (area.vectors, *before, *after)
+        if not is_like or rows > area.height or columns > area.width:
+            return None
+        return tile_price(area.height, area.width, vectors, rows, columns, rest)
+
+    return at_hand(site, best, price)
 
 
 def _pack_weights(w: Array, lanes: int, vectors: int, inputs: int) -> Array:

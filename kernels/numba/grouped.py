@@ -27,10 +27,11 @@ from onnxref.lowering import (
     Site,
     Unsupported,
 )
-from onnxref.native import native, target
+from onnxref.native import NativeFunction, native, target
 
 from ..common.windows import conv_attributes, conv_windows, over_axes
 from ..numpy._windows import Windows
+from ._at_hand import at_hand
 from .layout import convert, covers, padded_copy, steps
 from .speed import flops
 
@@ -198,8 +199,12 @@ def tile_of(columns: int, most: int, overhead: int = 1) -> int:
         overhead: what a tile costs in addition, in pixels.
     """
     fitting = [n for n in {*_TILES, most} if n <= min(columns, most)]
-    # The last tile moves left until it fits, so what lies over the end is made twice.
-    return min(fitting, key=lambda n: (-(-columns // n) * (n + overhead), -n))
+    return min(fitting, key=lambda n: (_tile_price(columns, n, overhead), -n))
+
+
+def _tile_price(columns: int, pixels: int, overhead: int = 1) -> int:
+    """Return what a row costs in tiles; the last one moves left, so what lies over the end is made twice."""
+    return -(-columns // pixels) * (pixels + overhead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,8 +281,15 @@ def convolve_blocks(
     plane = common[2]
     assert isinstance(plane, int)
     choice = _choose(site, s, w, weights, key, plane)
+    best = native(CODE, choice.kind, lanes, *choice.variant, activation, has_residual, spacing)
+
+    def price(function: NativeFunction) -> int | None:
+        pixels = function.parameters[1]
+        is_like = function.parameters[2:] == best.parameters[2:] and pixels <= s.out[1]
+        return _tile_price(s.out[1], pixels) if is_like else None
+
     site.call(
-        native(CODE, choice.kind, lanes, *choice.variant, activation, has_residual, spacing),
+        at_hand(site, best, price),
         *common,
         choice.weights,
         _bias(site, b, s.made, lanes),

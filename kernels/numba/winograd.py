@@ -19,9 +19,20 @@ import numpy as np
 
 from onnxref.dtypes import Array
 from onnxref.lowering import Operand, Site
-from onnxref.native import native, target
+from onnxref.native import NativeFunction, native, target
 
-from .convolution import NEAR_BYTES, UNITS, Epilogue, Geometry, Place, choose_tile, constant_of, lines_ahead
+from ._at_hand import at_hand
+from .convolution import (
+    NEAR_BYTES,
+    UNITS,
+    Epilogue,
+    Geometry,
+    Place,
+    choose_tile,
+    constant_of,
+    lines_ahead,
+    tile_price,
+)
 from .speed import flops
 
 CODE = "onnxref.kernels.numba.code.winograd"
@@ -125,7 +136,8 @@ def emit(
     tiles = across * down
     wanted = min(tiles // 8, -(-UNITS // (2 * g.n * groups)))  # each fetches all weights again
     tile_blocks = max(1, wanted, -(-tiles // scheme.tiles_that_fit(parts, lanes)))
-    _, columns = choose_tile(1, tiles // tile_blocks, vectors)
+    least = tiles // tile_blocks  # that a block has
+    _, columns = choose_tile(1, least, vectors)
     held = -(-tiles // tile_blocks)
     v_step = (parts * held | 1) * vector  # odd multiples do not fall onto the same lines of the cache
     m_step = (vectors * held | 1) * vector
@@ -138,11 +150,16 @@ def emit(
         lambda: _pack_weights(constant_of(w), scheme, lanes, vectors),
     )
     ahead = lines_ahead(-(-held // columns), packed.array.nbytes)
+    form = (scheme.size, scheme.taps, scheme.points)
+    best = native(CODE, "winograd", *form, columns, vectors, last, lanes, ahead, epilogue.second)
+
+    def price(function: NativeFunction) -> float | None:
+        *own_form, columns, own_vectors, own_last, _, _, second = function.parameters
+        is_like = (*own_form, own_vectors, own_last, second) == (*form, vectors, last, epilogue.second)
+        return tile_price(1, held, vectors, 1, columns, 0) if is_like and columns <= least else None
+
     site.call(
-        native(
-            CODE, "winograd", scheme.size, scheme.taps, scheme.points, columns, vectors, last, lanes, ahead,
-            epilogue.second,
-        ),
+        at_hand(site, best, price),
         parts, held * vector, 1, 0, 1, 0, lanes // 4, 0, held * vector, 0, 0, 0, *epilogue.steps,
         source.address, packed, goal.address, place, epilogue.packed_bias(site, w, g.m, lanes),
         groups, tile_blocks, across, down, held,

@@ -10,7 +10,7 @@ from ._cache import cache_folder, clear_cache, describe_cache
 from ._cache import load as load_code
 from ._cache import store as store_code
 from ._cores import usable_cores
-from ._function import NativeFunction, NativeUnavailableError, native
+from ._function import NativeFunction, NativeUnavailableError, loaded_like, native
 from ._target import AVX512_BF16, SOFTWARE, Target, target
 from ._team import PATCH, ROW, Launch, Team, array_handle, run_serially, team_of
 from ._text import TextLayout, text_layout
@@ -33,6 +33,7 @@ __all__ = [
     "compile_together",
     "describe_cache",
     "load_code",
+    "loaded_like",
     "native",
     "run_serially",
     "store_code",

@@ -39,6 +39,7 @@ _Entry = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64
 _slot = ctypes.c_int64()
 _SLOT = ctypes.addressof(_slot)
 _lock = threading.Lock()
+_made: dict[tuple[str, str], list[NativeFunction]] = {}
 
 # What machine code is made of, besides a template's module: the siblings that it imports, and these.
 _SIBLINGS = re.compile(r"^\s*from \.(?: import )?(\w+)", re.MULTILINE)
@@ -120,7 +121,14 @@ class NativeFunction:
 @cache
 def native(module: str, factory: str, *parameters: Any) -> NativeFunction:
     """Return the function that template `factory` of `module` makes of hashable parameters."""
-    return NativeFunction(module, factory, parameters)
+    made = NativeFunction(module, factory, parameters)
+    _made.setdefault((module, factory), []).append(made)
+    return made
+
+
+def loaded_like(function: NativeFunction) -> list[NativeFunction]:
+    """Return the functions of the same template whose code this process has loaded."""
+    return [made for made in tuple(_made[function.module, function.factory]) if made._address]
 
 
 @cache

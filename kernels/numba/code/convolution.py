@@ -27,10 +27,12 @@ def direct(
     """Return the convolution in tiles of `rows` x `columns` pixels by `vectors` vectors of channels.
 
     A unit is (image, block of rows, piece of a row, group of channels), the last fastest. The last
-    tile of a piece begins so that it ends with the piece: some pixels are computed twice.
+    tile of a piece begins so that it ends with the piece: some pixels are computed twice. So does that
+    at the lower edge where neither `rows` nor `rest` rows are left: the last block has `rows` at least then.
 
     Args:
-        rest: rows of the tiles at the lower edge of an image whose height `rows` does not divide.
+        rest: rows of the tiles at the lower edge of an image that has as many more than `rows` divides;
+            0 where there is no code for such tiles.
         last: vectors in the last group of channels.
         pixel: bytes from one output pixel's input to the next one's.
         ahead: see `conv_tile`; a group's weights are fetched while the group before is at work.
@@ -83,6 +85,9 @@ def direct(
             row = first
             while row < stop:
                 tall = min(rows, height - row)
+                if tall < rows and tall != rest:
+                    row = height - rows
+                    tall = rows
                 is_low = uneven and tall < rows
                 column = left
                 while column < right:

@@ -23,6 +23,7 @@ class Block:
         narrow: types beside float32 whose roundings between fused operators may be left out, because the
             kernels compute them in float32.
         deferred: ops of constants which the plan has left to `fold_weights`.
+        hurried: see `Site`.
         reorders: whether the kernels' FusedConv takes its input channels in any `order`.
         index: the `Graph` of these ops, where one is at hand; whoever changes ops without it sets it to None.
     """
@@ -34,6 +35,7 @@ class Block:
     precision: str = "default"
     narrow: tuple[DType, ...] = ()
     deferred: set[Op] = field(default_factory=set)
+    hurried: bool = False
     reorders: bool = False
     index: Graph | None = None
 

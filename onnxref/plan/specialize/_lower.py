@@ -125,7 +125,7 @@ def _lower(
         return Lowered(op, step=_reference(op, steps), reason="no native kernel")
     if not lowering.text and any(x is not None and x.dtype.hasobject for x in op.inputs):
         return Lowered(op, step=_reference(op, steps), reason="an input is strings")
-    site = Site(op, block.packs, block.precision, libraries=libraries)
+    site = Site(op, block.packs, block.precision, block.hurried, libraries=libraries)
     try:
         lowering.emit(site, *op.inputs, **op.attributes)
         _zero_borders(site, backend)

@@ -359,7 +359,8 @@ class Regions:
 
     def _planned(self, region: Region, libraries: frozenset[str]) -> Program | DeviceProgram | None:
         """Return a region's program; None where only the reference can run it."""
-        lowered, block = specialize(region, self.acceleration, libraries)
+        hurried = self._proven(region.record.begin) is not None
+        lowered, block = specialize(region, self.acceleration, libraries, hurried=hurried)
         if self.acceleration.strict:
             _refuse_reference(lowered)
         if lowered and not any(found.calls or found.launches for found in lowered):
@@ -393,22 +394,30 @@ def all_regions(plan: Plan) -> list[Region]:
 
 
 def specialize(
-    region: Region, acceleration: Acceleration, libraries: frozenset[str] = frozenset()
+    region: Region,
+    acceleration: Acceleration,
+    libraries: frozenset[str] = frozenset(),
+    *,
+    hurried: bool = False,
 ) -> tuple[list[Lowered], Block]:
     """Run the passes and lowerings over a region; return what computes it, and its inputs and outputs.
 
     Args:
-        libraries: what lowerings may call, see `onnxref.lowering.Site`.
+        libraries, hurried: see `onnxref.lowering.Site`.
     """
     try:
-        return _specialize(region, acceleration, libraries, acceleration.without)
+        return _specialize(region, acceleration, libraries, acceleration.without, hurried)
     except NoReferenceError:
         without = frozenset(all_passes()) - {fold_weights.__name__}
-        return _specialize(region, acceleration, libraries, without)
+        return _specialize(region, acceleration, libraries, without, hurried)
 
 
 def _specialize(
-    region: Region, acceleration: Acceleration, libraries: frozenset[str], without: frozenset[str]
+    region: Region,
+    acceleration: Acceleration,
+    libraries: frozenset[str],
+    without: frozenset[str],
+    hurried: bool,
 ) -> tuple[list[Lowered], Block]:
     operands = region.record.operands
     for operand in operands.values():
@@ -422,6 +431,7 @@ def _specialize(
         acceleration.precision,
         _NARROW if acceleration.device else (),
         {op for op, step in steps.items() if step.deferred},
+        hurried=hurried,
         reorders=not acceleration.device,
     )
     before = {op: (op.op_type, tuple(op.inputs), op.attributes) for op in steps}

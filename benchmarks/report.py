@@ -139,6 +139,8 @@ class Results:
         notes = _elsewhere(records, self.about)
         if section == "cold":
             table = _markdown(("process", "ms"), [(r["model"], milliseconds(r["seconds"])) for r in records])
+        elif section == "new shapes":
+            table = _markdown(("runs", "median ms", "slowest ms", "/ ORT"), map(_new_shapes, records))
         else:
             table = _table(records) + ("" if section == "scaling" else f"\n\n{_means(records)}")
             notes += _notes(records)
@@ -172,6 +174,13 @@ def _facts(about: Mapping[str, Any]) -> str:
         "Made by `python benchmarks/run.py`; [README.md](../README.md) tells the method. "
         "Times are milliseconds; a ratio below 1 means that onnxref needs less."
     )
+
+
+def _new_shapes(record: Record) -> tuple[str, ...]:
+    if "error" in record:
+        return record["model"], "failed", "", ""
+    times = (milliseconds(record[name]) for name in ("seconds", "slowest"))
+    return record["model"], *times, _number(record["ratio"])
 
 
 def _table(records: Sequence[Record]) -> str:

@@ -4,6 +4,7 @@ python benchmarks/run.py                       # every model, all cores
 python benchmarks/run.py silero ocr            # those with one of these words in their name or group
 python benchmarks/run.py --threads 1 --batch 8 # other settings
 python benchmarks/run.py --scaling --cold      # curves over batch and length; the first second of a process
+python benchmarks/run.py --new-shapes          # runs with shapes that a session has not met
 python benchmarks/run.py --full                # all of the above, one section after the other
 """
 
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,11 +31,17 @@ from onnxref.native import usable_cores
 
 sys.path.insert(0, str(Path(__file__).parent))
 import cold
+import new_shapes
 import report
 from rows import TARGETS, TESTS, BatchIsFixedError, Folders, Row, all_rows, scaling_rows
 
 RESULTS = Path(__file__).parent / "results" / "cpu.json"
 LONGEST = 1800  # seconds for one row
+SPECIAL: Mapping[str, Callable[[Folders], list[dict[str, Any]]]] = {
+    "new shapes": new_shapes.measure_new_shapes,
+    "cold": cold.measure_cold,
+}
+"""Sections without rows of their own."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +151,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="every section")
     parser.add_argument("--scaling", action="store_true", help="only curves over batch and sequence length")
     parser.add_argument("--cold", action="store_true", help="only the start of a process")
+    parser.add_argument("--new-shapes", action="store_true", help="only runs with new shapes")
     parser.add_argument("--threads", type=int, help="threads of every side (default: all cores)")
     parser.add_argument("--batch", type=int, help="size of the batch, where it is free")
     parser.add_argument("--cpu", help="hold onnxref to this level of instructions, such as avx2")
@@ -220,7 +228,8 @@ def main() -> int:
     results = report.Results.read(given.out, usable_cores())
     for section, wanted, how in _sections(given, settings, rows):
         console.rule(section)
-        records = cold.measure_cold(folders) if section == "cold" else run_rows(wanted, how, folders, console)
+        special = SPECIAL.get(section)
+        records = special(folders) if special else run_rows(wanted, how, folders, console)
         results.add(section, records)
         results.write(given.out)
         console.print(results.section_text(section), markup=False, highlight=False, soft_wrap=True)
@@ -232,10 +241,11 @@ def _sections(
 ) -> list[tuple[str, Sequence[Row], Settings]]:
     """Return name, rows and settings of what is to be run."""
     curves = ("scaling", chosen(given.words, scaling_rows()), settings)
-    start: tuple[str, Sequence[Row], Settings] = ("cold", (), settings)
+    others: list[tuple[str, Sequence[Row], Settings]] = [(name, (), settings) for name in SPECIAL]
     plain = (settings.section, rows, settings)
     if not given.full:
-        picked = [curves] * given.scaling + [start] * given.cold
+        asked = {"new shapes": given.new_shapes, "cold": given.cold}
+        picked = [curves] * given.scaling + [other for other in others if asked[other[0]]]
         return picked or [plain]
     base = asdict(settings)
     # Other settings beside ONNX Runtime alone: what they change is shown by that.
@@ -245,7 +255,7 @@ def _sections(
     narrow = Settings(**{**base, "cpu": "avx2"})
     images = chosen(("cnn",), rows)
     wanted = ((single, rows), (large, images), (narrow, rows))
-    return [plain, *((how.section, chosen_rows, how) for how, chosen_rows in wanted), curves, start]
+    return [plain, *((how.section, chosen_rows, how) for how, chosen_rows in wanted), curves, *others]
 
 
 if __name__ == "__main__":

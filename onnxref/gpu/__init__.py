@@ -3,6 +3,7 @@
 This room knows nothing of operators. Importing it loads neither CuPy nor any library of NVIDIA's.
 """
 
+from ._copies import Copies
 from ._device import Buffer, Device, Ready
 from ._kernel import CTYPES, Kernel, cuda_kernel, translation_unit
 from ._launch import (
@@ -20,7 +21,7 @@ from ._launch import (
     grid_for,
     pack_arguments,
 )
-from ._tensor import DeviceTensor
+from ._tensor import DeviceTensor, fetched
 from ._turn import turn
 
 
@@ -39,6 +40,7 @@ __all__ = [
     "Attention",
     "Buffer",
     "Convolution",
+    "Copies",
     "Device",
     "DeviceCall",
     "DeviceTensor",
@@ -50,6 +52,7 @@ __all__ = [
     "Matmul",
     "Ready",
     "cuda_kernel",
+    "fetched",
     "grid_for",
     "open_device",
     "pack_arguments",

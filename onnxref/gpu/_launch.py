@@ -6,6 +6,7 @@ Arguments of a kernel
     float                                        `float`
     numpy.float64                                `double`
     tuple of ints                                `Ints<N>`, by value
+    ctypes array of int64                        the same, as it is at the time of each launch
 """
 
 from __future__ import annotations
@@ -183,6 +184,8 @@ def pack_arguments(values: Sequence[Any]) -> tuple[Any, list[Any]]:
             held.append(ctypes.c_float(value))
         elif isinstance(value, tuple):
             held.append((ctypes.c_int64 * len(value))(*value))
+        elif isinstance(value, ctypes.Array):
+            held.append(value)
         else:
             held.append(ctypes.c_int64(value))
     pointers = (ctypes.c_void_p * max(1, len(held)))(*map(ctypes.addressof, held))

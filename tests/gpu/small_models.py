@@ -65,8 +65,15 @@ def small_models() -> Iterator[SmallModel]:
         _boxes,
         _features,
         _trained,
+        _outputs,
     ):
         yield from kind()
+
+
+def _outputs() -> Iterator[SmallModel]:
+    """Runs that copy several outputs, in launches for few, more and many tensors."""
+    for count in (2, 5, 29):
+        yield _node(f"{count} outputs", "Split", [_normal(3 * count)], outputs=count, num_outputs=count)
 
 
 def _node(

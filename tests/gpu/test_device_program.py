@@ -197,7 +197,7 @@ class _Forgetful(EmulatedDevice):
         super().__init__()
         self.alive: weakref.WeakSet[EmulatedBuffer] = weakref.WeakSet()
 
-    def allocate(self, nbytes: int) -> EmulatedBuffer:
+    def allocate(self, nbytes: int, what: str = "memory", *, for_caller: bool = False) -> EmulatedBuffer:
         made = EmulatedBuffer(nbytes)
         self.alive.add(made)
         return made
@@ -320,10 +320,10 @@ def test_no_memory_is_told_of_and_passes(monkeypatch: pytest.MonkeyPatch) -> Non
 class _Small(EmulatedDevice):
     """A device without much memory; it says so in CuPy's words."""
 
-    def allocate(self, nbytes: int) -> EmulatedBuffer:
+    def allocate(self, nbytes: int, what: str = "memory", *, for_caller: bool = False) -> EmulatedBuffer:
         if nbytes > 4096:
             raise MemoryError(f"Out of memory allocating {nbytes:,} bytes (allocated so far: 0 bytes).")
-        return super().allocate(nbytes)
+        return super().allocate(nbytes, what, for_caller=for_caller)
 
 
 # Arrays of the device ---------------------------------------------------------------------------------
@@ -397,6 +397,7 @@ class _CupyArray:
     data = SimpleNamespace(ptr=4096)
     shape = (2, 3)
     dtype = FLOAT
+    flags = SimpleNamespace(c_contiguous=True)
 
 
 def _card(number: int = 0) -> CudaDevice:

@@ -157,6 +157,8 @@ class InferenceSession:
         )
         self._acceleration = acceleration if self._fold else None
         self._model = load_model(model, self._limits)
+        if acceleration is not None:
+            acceleration.model = self._model.graph.name
         self._generator = np.random.default_rng()
         self._lock = threading.Lock()
         self._plans: dict[tuple[str, ...] | None, Plan] = {}

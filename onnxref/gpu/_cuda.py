@@ -27,7 +27,6 @@ _TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3  # cudaMemcpyKind
 _CUDA, _CUDA_MANAGED, _HOST_KINDS = 2, 13, (1, 3)  # DLDeviceType; the host's memory, pinned or not
 _UNKNOWN_MEMORY = 0  # cudaMemoryTypeUnregistered
 _OWN_OF_EACH_THREAD = 2  # cudaStreamPerThread
-_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 _WORKSPACE = 64 << 20  # bytes that library calls share; they run one after the other
 _STAGING = 4 << 20  # bytes of pinned memory that arrays come to the host through
 _ALIGNED = 64  # bytes
@@ -126,13 +125,13 @@ class CudaDevice:
     def allocate(self, nbytes: int, what: str = "memory", *, for_caller: bool = False) -> _Memory:
         try:
             return self._allocate(nbytes, for_caller)
-        except self._cupy.cuda.memory.OutOfMemoryError:
+        except MemoryError:  # CuPy's, or that of another pool which it was given
             for idle in tuple(self.idle):
                 idle.release()
             self._cupy.get_default_memory_pool().free_all_blocks()
         try:
             return self._allocate(nbytes, for_caller)
-        except self._cupy.cuda.memory.OutOfMemoryError as error:
+        except MemoryError as error:
             free, total = self._runtime.memGetInfo()
             raise DeviceMemoryError(
                 f"{self.name} has no memory for {nbytes:,} bytes ({what}); {free:,} of its {total:,} bytes "
@@ -272,10 +271,19 @@ class CudaDevice:
             return None
         if kind not in (_CUDA, _CUDA_MANAGED) or number != self._number:
             raise InputError(f"an input lies on device {number} of DLPack's kind {kind}, not on {self.name}")
-        array = value if isinstance(value, cupy.ndarray) else cupy.from_dlpack(value)
+        array = value if isinstance(value, cupy.ndarray) else self._imported(value)
         if not array.flags.c_contiguous:
             array = cupy.ascontiguousarray(array)
         return DeviceTensor(self, array.data.ptr, array.shape, array.dtype, array)
+
+    def _imported(self, value: Any) -> Any:
+        """Return another library's array as CuPy's, ready for the work of CuPy's current stream."""
+        try:
+            return self._cupy.from_dlpack(value)
+        except Exception as error:  # libraries refuse in ways of their own
+            raise InputError(
+                f"an input on {self.name} cannot be used: {type(error).__name__}: {error}"
+            ) from error
 
     def export(self, tensor: DeviceTensor) -> Any:
         cupy = self._cupy

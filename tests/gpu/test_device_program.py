@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import onnxref
 from onnxref.dtypes import Array
-from onnxref.errors import BackendError, InputError, NodeError
+from onnxref.errors import BackendError, DeviceMemoryError, InputError, NodeError
 from onnxref.gpu import Kernel
 from onnxref.gpu._cuda import CudaDevice
 from onnxref.limits import DEFAULT, Budget
@@ -306,24 +306,62 @@ def test_values_on_the_device_reach_the_reference(device: EmulatedDevice) -> Non
     assert device.log
 
 
-def test_no_memory_is_told_of_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+class _Small(_Forgetful):
+    """A device with little memory, that asks what is idle to give some back before it refuses."""
+
+    room = 64 << 10
+
+    def allocate(self, nbytes: int, what: str = "memory", *, for_caller: bool = False) -> EmulatedBuffer:
+        for idle in tuple(self.idle) if self._used() + nbytes > self.room else ():
+            idle.release()
+        if self._used() + nbytes > self.room:
+            raise DeviceMemoryError(f"no memory for {nbytes:,} bytes ({what})")
+        return super().allocate(nbytes, what, for_caller=for_caller)
+
+    def _used(self) -> int:
+        return sum(buffer.nbytes for buffer in self.alive)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> _Small:
     import onnxref.gpu
 
     device = _Small()
     monkeypatch.setattr(onnxref.gpu, "open_device", lambda: device)
-    made = session("g (float[n] x) => (y) { y = Relu(x) }")
-    with pytest.raises((MemoryError, onnxref.OnnxRefError), match="(?i)memory.*16,384 bytes"):
-        made.run(None, {"x": values(2048)})
-    np.testing.assert_array_equal(made.run(None, {"x": values(8)})[0], np.maximum(values(8), 0))
+    return device
 
 
-class _Small(EmulatedDevice):
-    """A device without much memory; it says so in CuPy's words."""
+@pytest.mark.parametrize(("room", "what"), [(4000, "the arena"), (10_000, "an output")])
+def test_no_memory_is_told_of_and_passes(small: _Small, room: int, what: str) -> None:
+    made = session("relu (float[n] x) => (y) { y = Relu(x) }")
+    x, small.room = values(1000), room  # the arena has both, the output is one more
+    with pytest.raises(DeviceMemoryError, match=rf"bytes \({what} of model 'relu'\)"):
+        made.run(None, {"x": x})
+    small.room = 1 << 20
+    np.testing.assert_array_equal(made.run(None, {"x": x})[0], np.maximum(x, 0))
 
-    def allocate(self, nbytes: int, what: str = "memory", *, for_caller: bool = False) -> EmulatedBuffer:
-        if nbytes > 4096:
-            raise MemoryError(f"Out of memory allocating {nbytes:,} bytes (allocated so far: 0 bytes).")
-        return super().allocate(nbytes, what, for_caller=for_caller)
+
+def test_idle_programs_give_their_memory_to_others(small: _Small) -> None:
+    """Each shape takes more than half of all memory: only one program can have its own at a time."""
+    made, other = (session(f"{name} (float[n] x) => (y) {{ y = Relu(x) }}") for name in ("a", "b"))
+    for _ in range(3):
+        for n in (4000, 4100, 4200):
+            for seed, one in enumerate((made, other)):
+                x = values(n, seed=seed)
+                np.testing.assert_array_equal(one.run(None, {"x": x})[0], np.maximum(x, 0))
+                assert small._used() <= small.room
+
+
+def test_constants_of_idle_programs_come_back(small: _Small) -> None:
+    """What a program has packed for itself goes with its memory, and is there again in its next run."""
+    text = "g (float[n] x) => (y) <float[2] s = {2, 3}> { a = ReduceSum<keepdims = 0>(x) y = Mul(a, s) }"
+    made, other = session(text), session("h (float[n] x) => (y) { y = Relu(x) }")
+    for n in (3000, 7000):
+        for _ in range(2):
+            x = values(n)
+            (y,) = made.run(None, {"x": x})
+            np.testing.assert_allclose(y, x.sum() * np.float32([2, 3]), rtol=1e-4, atol=1e-4)
+            other.run(None, {"x": values(5000)})
 
 
 # Arrays of the device ---------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ class Acceleration:
         device: the card that programs run on; None for the processor.
         strict: whether an operator that only the reference can run is an error.
         debug: whether to look at the device after every launch, see `DeviceProgram`.
+        model: its name, for errors.
     """
 
     backend: str
@@ -77,6 +78,7 @@ class Acceleration:
     device: Device | None = None
     strict: bool = False
     debug: bool = False
+    model: str = ""
     _constants: DeviceConstants | None = None
 
     def program(self, lowered: list[Lowered], block: Block) -> Program | DeviceProgram:
@@ -84,7 +86,7 @@ class Acceleration:
         if self.device is None:
             return Program(lowered, block.inputs, block.outputs, self.team)
         if self._constants is None:
-            self._constants = DeviceConstants(self.device, self.packs)
+            self._constants = DeviceConstants(self.device, self.packs, name=self.model)
         constants = self._constants.of_program()
         return DeviceProgram(lowered, block.inputs, block.outputs, self.device, constants, self.debug)
 

@@ -133,7 +133,7 @@ class Binding:
     Attributes:
         graphs: of the pieces, by where they begin.
         last: the run that it was used for last.
-        is_warm: whether all its kernels have run in the base.
+        is_warm: whether its kernels have run in the base: libraries choose theirs whatever the addresses.
     """
 
     def __init__(
@@ -173,7 +173,6 @@ class Binding:
         tensors = {role: self._resolved(x) for role, x in call.tensors}
         if known is not None and not self._touches_outside:
             return known
-        self.is_warm = False  # the library may choose another algorithm for these addresses
         return device.library(call.op, tensors)
 
     def _resolved(self, argument: Any) -> Any:

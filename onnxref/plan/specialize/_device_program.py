@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...dtypes import Array
-from ...gpu import Buffer, Device, DeviceTensor, Launch, turn
+from ...gpu import Buffer, Device, DeviceTensor, Kernel, Launch, turn
 from ...limits import Budget
 from ...lowering import Operand, PackCache, Scratch
 from ...native import NativeFunction
@@ -139,10 +139,14 @@ class DeviceProgram:
 
     missing = functions
 
+    def kernels(self) -> list[Kernel]:
+        """Return the kernels of all launches, each once."""
+        calls = [call for found in self.lowered for call in found.launches]
+        return list(dict.fromkeys(call.kernel for call in calls if isinstance(call, Launch)))
+
     def compile(self) -> None:
         """Load all kernels and plan all library calls, by making the first instance."""
-        calls = [call for found in self.lowered for call in found.launches]
-        self.device.compile(dict.fromkeys(call.kernel for call in calls if isinstance(call, Launch)))
+        self.device.compile(self.kernels())
         with turn(self.device), self._instance():
             pass
 

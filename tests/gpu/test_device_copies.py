@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import threading
 import weakref
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,9 +19,10 @@ import pytest
 import onnxref
 from onnxref.dtypes import Array
 from onnxref.errors import NodeError
+from onnxref.gpu import Extent, Kernel
 from onnxref.plan.specialize import DeviceProgram
 
-from .emulator.device import EmulatedArray, EmulatedBuffer, EmulatedDevice
+from .emulator.device import EmulatedArray, EmulatedBuffer, EmulatedCall, EmulatedDevice
 
 SMALL, LARGE = 8, 20_000  # elements of float32, below and above what is copied rather than bound
 
@@ -123,6 +127,54 @@ def test_inputs_of_the_host_are_uploaded(device: EmulatedDevice) -> None:
     for _ in range(5):
         for y, x in zip(made.run(None, mixed), given.values(), strict=True):
             np.testing.assert_array_equal(y.numpy(), 2 * x.numpy())
+
+
+class _Late(EmulatedDevice):
+    """A device that does nothing before someone waits for it; kernels' arguments are read at their launch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: list[Callable[[], None]] = []
+
+    def launch(
+        self, kernel: Kernel, arguments: Sequence[Any], grid: Extent, block: Extent, shared: int
+    ) -> EmulatedCall:
+        def call() -> None:
+            read = [tuple(x) if isinstance(x, ctypes.Array) else x for x in arguments]
+            self.queue.append(EmulatedDevice.launch(self, kernel, read, grid, block, shared).run)
+
+        return EmulatedCall(self, str(kernel), call)
+
+    def copy(self, source: int, goal: int, nbytes: int) -> None:
+        self.queue.append(partial(super().copy, source, goal, nbytes))
+
+    def upload(self, array: Array, address_: int) -> None:
+        self.queue.append(partial(super().upload, array.copy(), address_))
+
+    def download(self, address_: int, array: Array) -> None:
+        waiting, self.queue = self.queue, []
+        for call in waiting:
+            call()
+        super().download(address_, array)
+
+
+@pytest.mark.parametrize("elements", [SMALL, LARGE])
+def test_runs_in_flight_do_not_disturb_each_other(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+    """Nobody waits between runs whose inputs lie elsewhere each time, or that let go of their results."""
+    import onnxref.gpu
+
+    device = _Late()
+    monkeypatch.setattr(onnxref.gpu, "open_device", lambda: device)
+    made = session(many(3, elements))
+    given = [feeds(device, 3, elements, seed) for seed in range(4)]
+    wanted = [[2 * x.numpy() for x in each.values()] for each in given]
+    kept = []
+    for number in (0, 1, 2, 3, 0, 0, 1, 1, 0, 1, 0, 1, 2, 2, 3):
+        outputs = made.run(None, given[number])
+        kept.append((outputs[number % 3], number, number % 3))
+    assert device.queue
+    for y, number, index in kept:
+        np.testing.assert_array_equal(y.numpy(), wanted[number][index])
 
 
 # Whose memory -----------------------------------------------------------------------------------------

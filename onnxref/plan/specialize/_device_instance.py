@@ -188,14 +188,17 @@ class Binding:
             case Fault():
                 self._arena.may_fault = True
                 return self._arena.fault
+            case tuple():
+                return tuple(map(self._resolved, argument))
         return argument
 
     def address(self, operand: Operand) -> int:
         """Return where an operand lies."""
+        if operand.constant is not None:
+            return self._program.constants.address(operand.constant)
         root, offset = self._program.roots.place(operand)
-        held = operand.constant if operand.constant is not None else root.constant
-        if held is not None:
-            return self._program.constants.address(held)
+        if root.constant is not None:
+            return self._program.constants.address(root.constant) + offset
         outside = self._outside.get(root)
         if outside is not None:
             self._touches_outside = True
@@ -406,10 +409,12 @@ class Instance:
 
     def _fetched(self, binding: Binding, operand: Operand) -> Array:
         """Return an operand's value on the host."""
-        root = self.program.roots.of(operand)
-        held = operand.constant if operand.constant is not None else root.constant
-        if held is not None:
-            return held.reshape(operand.shape)
+        if operand.constant is not None:
+            return operand.constant.reshape(operand.shape)
+        root, offset = self.program.roots.place(operand)
+        if root.constant is not None:
+            raw = np.ascontiguousarray(root.constant).reshape(-1).view(np.uint8)
+            return raw[offset : offset + operand.nbytes].view(operand.dtype).reshape(operand.shape)
         value = np.empty(operand.shape, operand.dtype)
         self._device.download(binding.address(operand), value)
         return value

@@ -5,13 +5,13 @@ Arguments of a kernel
     int                                          `long long`
     float                                        `float`
     numpy.float64                                `double`
-    tuple of ints                                `Ints<N>`, by value
+    tuple of addresses and ints                  `Ints<N>`, by value
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -20,6 +20,7 @@ import numpy as np
 from ._kernel import Kernel
 
 Extent: TypeAlias = tuple[int, int, int]
+Join: TypeAlias = "Callable[[Sequence[Launch]], list[Launch]]"
 
 MOST_BLOCKS = 0x7FFFFFFF  # in x; 65535 in y and z
 MOST_THREADS = 1024
@@ -34,6 +35,7 @@ class Launch:
         arguments: see the module's table.
         grid, block: extents (x, y, z) in blocks and in threads.
         shared: bytes of dynamic shared memory for each block.
+        join: makes fewer launches of several that have the same `join` and do not depend on each other.
     """
 
     kernel: Kernel
@@ -41,6 +43,7 @@ class Launch:
     grid: Extent
     block: Extent
     shared: int = 0
+    join: Join | None = None
 
     @property
     def library(self) -> str:

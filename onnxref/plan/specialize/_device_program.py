@@ -20,9 +20,10 @@ from ...dtypes import Array
 from ...errors import KernelError
 from ...gpu import Buffer, Device, DeviceCall, DeviceTensor, Launch, Ready, turn
 from ...limits import Budget
-from ...lowering import LINE, Address, Fault, Operand, PackCache, Packed, Scratch
+from ...lowering import ACCESS, LINE, Address, Fault, Operand, PackCache, Packed, Scratch
 from ...native import NativeFunction
 from .._steps import Step
+from ._join import join_launches, used_operands
 from ._lower import Lowered
 from ._memory import Lifetime, arrange
 from ._program import RefusedError, RunStep, WatchOp
@@ -96,8 +97,9 @@ class DeviceProgram:
     _free: list[_Instance] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self.roots = Roots(self.lowered, (*self.inputs, *self.outputs))
+        self.roots = Roots(self.lowered, (*self.inputs, *self.outputs), ACCESS)
         self.lowered = self.roots.without_copies(self.lowered)
+        self.lowered = join_launches(self.lowered, self.roots, across=not self.debug)
         self._place_all()
         for index, found in enumerate(self.lowered):
             last = self.spans[-1] if self.spans else None
@@ -122,7 +124,7 @@ class DeviceProgram:
         for x in self.inputs:
             use(x, -1)
         for index, lowered in enumerate(self.lowered):
-            for operand in (*lowered.op.inputs, *lowered.op.outputs):
+            for operand in (*lowered.op.inputs, *lowered.op.outputs, *used_operands(lowered)):
                 if operand is not None:
                     use(operand, index)
             for scratch in lowered.site.scratches if lowered.site else ():
@@ -218,13 +220,16 @@ class _Instance:
             case Fault():
                 self._may_fault = True
                 return self._fault.address
+            case tuple():
+                return tuple(map(self._resolved, argument))
         return argument
 
     def _address(self, operand: Operand) -> int:
+        if operand.constant is not None:
+            return self._program.constants.address(operand.constant)
         root, offset = self._program.roots.place(operand)
-        held = operand.constant if operand.constant is not None else root.constant
-        if held is not None:
-            return self._program.constants.address(held)
+        if root.constant is not None:
+            return self._program.constants.address(root.constant) + offset
         return self._place(root) + offset
 
     def _place(self, owner: Operand | Scratch) -> int:
@@ -311,10 +316,11 @@ class _Instance:
 
     def _fetched(self, operand: Operand) -> Array:
         """Return an operand's value on the host."""
-        root = self._program.roots.of(operand)
-        held = operand.constant if operand.constant is not None else root.constant
-        if held is not None:
-            return held.reshape(operand.shape)
+        root, offset = self._program.roots.place(operand)
+        if operand.constant is not None or root.constant is not None:
+            held, begin = (root.constant, offset) if operand.constant is None else (operand.constant, 0)
+            raw = np.ascontiguousarray(held).reshape(-1).view(np.uint8)
+            return raw[begin : begin + operand.nbytes].view(operand.dtype).reshape(operand.shape)
         value = np.empty(operand.shape, operand.dtype)
         self._device.download(self._address(operand), value)
         return value

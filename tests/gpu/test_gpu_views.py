@@ -18,6 +18,13 @@ from .exact import tensor
 
 def checked(text: str, device: EmulatedDevice, debug: bool = False, **feeds: Any) -> DeviceProgram:
     """Assert that a graph gives the bits of the reference, captured too; return its program."""
+    return planned(text, device, debug, **feeds)[1]
+
+
+def planned(
+    text: str, device: EmulatedDevice, debug: bool = False, **feeds: Any
+) -> tuple[onnxref.InferenceSession, DeviceProgram]:
+    """Return the session too."""
     model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {text}')
     expected = onnxref.InferenceSession(model, backend="numpy").run(None, feeds)
     session = onnxref.InferenceSession(model, backend="cupy", debug=debug, strict=True)
@@ -27,7 +34,7 @@ def checked(text: str, device: EmulatedDevice, debug: bool = False, **feeds: Any
     device.synchronize()
     (region,) = session.native_regions()
     assert isinstance(region.program, DeviceProgram)
-    return region.program
+    return session, region.program
 
 
 def numbers(*shape: int) -> Any:
@@ -78,10 +85,11 @@ def test_the_caches_of_keys_and_values_grow_in_one_launch(device: EmulatedDevice
     long, short = (1, 2, 9, 8), (1, 2, 1, 8)
     shapes = {"p": long, "q": long, "k": short, "v": short}
     feeds = {name: tensor(shape, np.float16, i) for i, (name, shape) in enumerate(shapes.items())}
-    program = checked(text, device, **feeds)
+    session, program = planned(text, device, **feeds)
     assert [len(found.launches) for found in program.lowered] == [0, 1]
-    assert program.lowered[0].site is not None
-    assert program.lowered[0].site.notes == [ELSEWHERE]
+    first, second = session.explain()
+    assert (first.kind, first.kernel, first.reason) == ("device", "", ELSEWHERE)
+    assert (second.kind, second.kernel.partition("(")[0]) == ("device", "joined.joined")
     (launch,) = program.lowered[1].launches
     assert getattr(launch, "grid") == (4, 1, 1)  # noqa: B009 - a block for each piece, however short
     assert checked(text, device, debug=True, **feeds).launches == 2  # each op is looked at by itself

@@ -391,7 +391,7 @@ class Site:
         """Declare that `output` is the memory of `input`: the node needs no call (Reshape).
 
         Args:
-            offset: where in it the output begins, in bytes; for GPUs, a multiple of `ACCESS`.
+            offset: where in it the output begins, in bytes: for GPUs alone, a multiple of `ACCESS`.
         """
         self.aliases.append(Alias(output, input, offset))
 

@@ -316,11 +316,12 @@ class _Instance:
 
     def _fetched(self, operand: Operand) -> Array:
         """Return an operand's value on the host."""
+        if operand.constant is not None:
+            return operand.constant.reshape(operand.shape)
         root, offset = self._program.roots.place(operand)
-        if operand.constant is not None or root.constant is not None:
-            held, begin = (root.constant, offset) if operand.constant is None else (operand.constant, 0)
-            raw = np.ascontiguousarray(held).reshape(-1).view(np.uint8)
-            return raw[begin : begin + operand.nbytes].view(operand.dtype).reshape(operand.shape)
+        if root.constant is not None:
+            raw = np.ascontiguousarray(root.constant).reshape(-1).view(np.uint8)
+            return raw[offset : offset + operand.nbytes].view(operand.dtype).reshape(operand.shape)
         value = np.empty(operand.shape, operand.dtype)
         self._device.download(self._address(operand), value)
         return value

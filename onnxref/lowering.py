@@ -40,13 +40,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from .dtypes import Array, DType, memory_owner
 from .errors import BackendError
-from .gpu import DeviceCall, Extent, Kernel, Launch, LibraryCall, LibraryOp
+from .gpu import DeviceCall, Extent, Join, Kernel, Launch, LibraryCall, LibraryOp
 from .graph import Node
 from .native import NativeFunction, target
 from .registry import ONNX
@@ -55,6 +55,8 @@ _L = TypeVar("_L", bound=Callable[..., None])
 # Bytes of a cache line. Constants, scratch and what passes between ops begin at one; inputs and outputs may
 # not: their memory is the caller's, or NumPy's.
 LINE = 64
+# Bytes of the widest access of a GPU's kernels: there all tensors begin at multiples, inside of others too.
+ACCESS = 16
 
 Pad: TypeAlias = tuple[int, int, int, int]  # top, left, bottom, right
 NO_PAD: Pad = (0, 0, 0, 0)
@@ -198,7 +200,7 @@ class Address:
 
 
 Argument: TypeAlias = int | float | Operand | Scratch | Packed | Address | Fault
-DeviceArgument: TypeAlias = Argument | tuple[int, ...]
+DeviceArgument: TypeAlias = Argument | tuple[Argument, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +280,14 @@ class PackCache:
         return sum(array.nbytes for _, array in self._made.values())
 
 
+class Alias(NamedTuple):
+    """An output that is memory of an input, from `offset` (bytes) on."""
+
+    output: Operand
+    input: Operand
+    offset: int = 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """An input whose buffer is a piece of an output's.
@@ -303,7 +313,7 @@ class Site:
             sides to bfloat16.
         launches: what a GPU does, in order.
         libraries: those that `library` may name: "cublaslt", "cudnn".
-        aliases: outputs that are their input under another shape: (output, input).
+        aliases: outputs that are their input under another shape, or a range of it.
         overwrites: outputs that may take the place of an input that nothing needs afterwards.
         parts: inputs that may lie in an output from the begin.
         notes: what `explain` is to say of it besides.
@@ -316,7 +326,7 @@ class Site:
     launches: list[DeviceCall] = field(default_factory=list)
     libraries: frozenset[str] = frozenset(("cublaslt", "cudnn"))
     scratches: list[Scratch] = field(default_factory=list)
-    aliases: list[tuple[Operand, Operand]] = field(default_factory=list)
+    aliases: list[Alias] = field(default_factory=list)
     overwrites: list[tuple[Operand, Operand]] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -349,10 +359,15 @@ class Site:
         grid: Extent,
         block: Extent = (256, 1, 1),
         shared: int = 0,
+        join: Join | None = None,
     ) -> None:
-        """Add a launch of a CUDA kernel; see `onnxref.gpu.Launch`. A grid without blocks adds nothing."""
+        """Add a launch of a CUDA kernel; see `onnxref.gpu.Launch`. A grid without blocks adds nothing.
+
+        Launches of a node with one `join` must not depend on each other: the planner makes one of them, and
+        of those of neighbouring nodes where these are independent too.
+        """
         if math.prod(grid) > 0:
-            self.launches.append(Launch(kernel, arguments, grid, block, shared))
+            self.launches.append(Launch(kernel, arguments, grid, block, shared, join))
 
     def library(self, op: LibraryOp, **tensors: Operand | Scratch | Packed | Address) -> None:
         """Add an operation of cuBLASLt or cuDNN over tensors, by role."""
@@ -372,9 +387,13 @@ class Site:
         """
         return Packed(self.packs.get([source.constant for source in sources], key, build))
 
-    def alias(self, output: Operand, input: Operand) -> None:
-        """Declare that `output` is the memory of `input`: the node needs no call (Reshape)."""
-        self.aliases.append((output, input))
+    def alias(self, output: Operand, input: Operand, offset: int = 0) -> None:
+        """Declare that `output` is the memory of `input`: the node needs no call (Reshape).
+
+        Args:
+            offset: where in it the output begins, in bytes: for GPUs alone, a multiple of `ACCESS`.
+        """
+        self.aliases.append(Alias(output, input, offset))
 
     def may_overwrite(self, output: Operand, input: Operand) -> None:
         """Allow `output` to lie where `input` lay: each unit reads an element before it writes it."""

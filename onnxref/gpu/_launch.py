@@ -5,14 +5,14 @@ Arguments of a kernel
     int                                          `long long`
     float                                        `float`
     numpy.float64                                `double`
-    tuple of ints                                `Ints<N>`, by value
+    tuple of addresses and ints                  `Ints<N>`, by value
     ctypes array of int64                        the same, as it is at the time of each launch
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -21,6 +21,7 @@ import numpy as np
 from ._kernel import Kernel
 
 Extent: TypeAlias = tuple[int, int, int]
+Join: TypeAlias = "Callable[[Sequence[Launch]], list[Launch]]"
 
 MOST_BLOCKS = 0x7FFFFFFF  # in x; 65535 in y and z
 MOST_THREADS = 1024
@@ -35,6 +36,7 @@ class Launch:
         arguments: see the module's table.
         grid, block: extents (x, y, z) in blocks and in threads.
         shared: bytes of dynamic shared memory for each block.
+        join: makes fewer launches of several that have the same `join` and do not depend on each other.
     """
 
     kernel: Kernel
@@ -42,6 +44,7 @@ class Launch:
     grid: Extent
     block: Extent
     shared: int = 0
+    join: Join | None = None
 
     @property
     def library(self) -> str:

@@ -96,7 +96,7 @@ def test_what_is_alive_together_lies_apart(
     reads: list[set[Operand]] = []
     for found in lowered:  # which memory each value is, found again here by the declarations alone
         assert found.site is not None
-        views = dict(found.site.aliases)
+        views = {y: x for y, x, _ in found.site.aliases}
         for y in found.op.outputs:
             assert y is not None
             owner[y] = owner[views[y]] if y in views else y

@@ -16,9 +16,10 @@ import numpy as np
 from ...dtypes import Array
 from ...gpu import Buffer, Device, DeviceTensor, Kernel, Launch, turn
 from ...limits import Budget
-from ...lowering import Operand, PackCache, Scratch
+from ...lowering import ACCESS, Operand, PackCache, Scratch
 from ...native import NativeFunction
 from ._device_instance import Instance, Piece
+from ._join import join_launches, used_operands
 from ._lower import Lowered
 from ._memory import Lifetime, arrange
 from ._program import RunStep, WatchOp
@@ -95,8 +96,9 @@ class DeviceProgram:
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.roots = Roots(self.lowered, (*self.inputs, *self.outputs))
+        self.roots = Roots(self.lowered, (*self.inputs, *self.outputs), ACCESS)
         self.lowered = self.roots.without_copies(self.lowered)
+        self.lowered = join_launches(self.lowered, self.roots, across=not self.debug)
         self._place_all()
         for index, found in enumerate(self.lowered):
             last = self.spans[-1] if self.spans else None
@@ -124,7 +126,7 @@ class DeviceProgram:
         for x in self.inputs:
             use(x, -1)
         for index, lowered in enumerate(self.lowered):
-            for operand in (*lowered.op.inputs, *lowered.op.outputs):
+            for operand in (*lowered.op.inputs, *lowered.op.outputs, *used_operands(lowered)):
                 if operand is not None:
                     use(operand, index)
             for scratch in lowered.site.scratches if lowered.site else ():

@@ -364,7 +364,7 @@ class Regions:
         lowered, block = specialize(region, self.acceleration, libraries)
         if self.acceleration.strict:
             _refuse_reference(lowered)
-        if lowered and not any(found.calls or found.launches for found in lowered):
+        if lowered and not self.acceleration.strict and not any(map(_is_work, lowered)):
             region.hopeless = "no step has a native kernel"
             return None
         return self.acceleration.program(lowered, block)
@@ -377,6 +377,12 @@ def _start(functions: Sequence[NativeFunction]) -> CompileJob | None:
             return None
         _jobs[:] = [CompileJob(functions)]
         return _jobs[0]
+
+
+def _is_work(found: Lowered) -> bool:
+    """Whether an op alone makes a program worth having: native code, or a range of what may lie on a card."""
+    aliases = found.site.aliases if found.site is not None else ()
+    return bool(found.calls or found.launches) or any(y.size < x.size for y, x, _ in aliases)
 
 
 def _refuse_reference(lowered: Sequence[Lowered]) -> None:

@@ -109,7 +109,10 @@ class DeviceProgram:
                 self.spans.append(_Piece(index, index + 1))
 
     def _place_all(self) -> None:
-        """Lay operands and scratch into the arena; inputs are there from the begin, outputs to the end."""
+        """Lay operands and scratch into the arena.
+
+        Inputs are there from the begin, outputs to the end, zeroed scratch throughout.
+        """
         end = len(self.lowered)
         lifetimes = self.places
 
@@ -126,7 +129,8 @@ class DeviceProgram:
                 if operand is not None:
                     use(operand, index)
             for scratch in lowered.site.scratches if lowered.site else ():
-                lifetimes[scratch] = Lifetime(scratch.nbytes, index, index)
+                span = (-1, end) if scratch.is_zeroed else (index, index)
+                lifetimes[scratch] = Lifetime(scratch.nbytes, *span)
         for y in self.outputs:
             use(y, end)
         self.arena_bytes = arrange(lifetimes.values())
@@ -194,6 +198,9 @@ class _Instance:
                 owner: self._device.allocate(max(1, place.nbytes)) for owner, place in program.places.items()
             }
         self._arena = self._device.allocate(0 if program.debug else max(LINE, program.arena_bytes))
+        for owner, place in program.places.items():
+            if isinstance(owner, Scratch) and owner.is_zeroed:
+                self._device.clear(self._place(owner), place.nbytes)
         self._may_fault = False
         self._ready = [[self._prepare(call) for call in found.launches] for found in program.lowered]
         self._graphs: dict[int, Ready] = {}

@@ -162,10 +162,12 @@ class Scratch:
     Attributes:
         nbytes: size, for each thread where `per_thread`, rounded up to cache lines.
         per_thread: the address is that of thread 0; thread t has its own at `t * nbytes` behind it.
+        is_zeroed: it is this node's from run to run and holds zeros before each, see `Site.zeroed`.
     """
 
     nbytes: int
     per_thread: bool = False
+    is_zeroed: bool = False
 
     def __add__(self, offset: int) -> Address:
         return Address(self, offset)
@@ -376,6 +378,16 @@ class Site:
     def scratch(self, nbytes: int, *, per_thread: bool = False) -> Scratch:
         """Ask for memory during this node's calls; it begins at a cache line and holds anything."""
         made = Scratch(-(-nbytes // LINE) * LINE, per_thread)
+        self.scratches.append(made)
+        return made
+
+    def zeroed(self, nbytes: int) -> Scratch:
+        """Ask for memory that is zero when this node begins, and that its launches leave so (GPUs only).
+
+        It is cleared when the memory of a program is made, and shared with nothing else. A launch that has
+        begun ends, or all memory of its device is lost with it: counters in it cannot be left half counted.
+        """
+        made = Scratch(-(-nbytes // LINE) * LINE, is_zeroed=True)
         self.scratches.append(made)
         return made
 

@@ -21,11 +21,11 @@ from onnxref.errors import BackendError, DeviceMemoryError, InputError, NodeErro
 from onnxref.gpu import Kernel
 from onnxref.gpu._cuda import CudaDevice
 from onnxref.limits import DEFAULT, Budget
-from onnxref.lowering import LINE, Op, Operand, PackCache, Site
+from onnxref.lowering import LINE, Op, Operand, PackCache, Scratch, Site
 from onnxref.plan.specialize import DeviceConstants, DeviceProgram, Lowered
 from onnxref.plan.specialize._memory import Lifetime
 
-from .emulator.device import EmulatedArray, EmulatedBuffer, EmulatedDevice
+from .emulator.device import EmulatedArray, EmulatedBuffer, EmulatedDevice, memory
 from .planned import RecordingDevice
 
 FLOAT = np.dtype(np.float32)
@@ -75,6 +75,7 @@ def graphs(draw: st.DrawFn) -> tuple[list[Operand], list[Operand], list[Lowered]
             site.alias(made[0], reads[0])
         else:
             scratch = [site.scratch(draw(st.integers(1, 500)))] if draw(st.booleans()) else []
+            scratch += [site.zeroed(draw(st.integers(1, 500)))] if draw(st.booleans()) else []
             if made[0].size == reads[0].size and draw(st.booleans()):
                 site.may_overwrite(made[0], reads[0])
             site.launch(KERNEL, *reads, *made, *scratch, grid=(1, 1, 1))
@@ -107,15 +108,17 @@ def test_what_is_alive_together_lies_apart(
     last = {o: i for i, seen in enumerate(reads) for o in seen}
     last |= {x: -1 for x in inputs if x not in last}
     sites = [found.site for found in lowered]
+    zeroed = [place for owner, place in program.places.items() if getattr(owner, "is_zeroed", False)]
     for index, site in enumerate([*sites, None]):
         # An output may lie where an input lay that the op is allowed to overwrite.
         allowed = {owner[y]: owner[x] for y, x in site.overwrites} if site else {}
         alive = {o for o in first if first[o] <= index <= last[o]}
         alive -= {y for y, x in allowed.items() if x in alive and program.roots.of(y) is program.roots.of(x)}
-        _assert_apart(program, [program.places[program.roots.of(o)] for o in alive])
+        places = [*zeroed, *(program.places[program.roots.of(o)] for o in alive)]
+        _assert_apart(program, places)
         for scratch in site.scratches if site else ():
-            places = [program.places[program.roots.of(o)] for o in alive]
-            _assert_apart(program, [*places, program.places[scratch]])
+            if not scratch.is_zeroed:
+                _assert_apart(program, [*places, program.places[scratch]])
 
 
 def _assert_apart(program: DeviceProgram, alive: list[Lifetime]) -> None:
@@ -125,6 +128,33 @@ def _assert_apart(program: DeviceProgram, alive: list[Lifetime]) -> None:
     for begin, size in spans:
         assert begin % LINE == 0
         assert begin + size <= program.arena_bytes
+
+
+def test_blocks_that_share_a_sum_leave_their_counters_zero(device: EmulatedDevice) -> None:
+    """From run to run, call by call and as a graph, whichever block comes last."""
+    shapes = {"x": (1, 3100), "w": (3100, 24), "v": (24, 3), "q": (1, 2, 1, 8), "k": (1, 2, 900, 8)}
+    inputs = ", ".join(f"float{list(shape)} {name}" for name, shape in shapes.items())
+    text = f"g ({inputs}) => (y, z) {{ a = MatMul(x, w) y = MatMul(a, v) z = Attention(q, k, k) }}"
+    model = onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 23]>' + text)
+    made = onnxref.InferenceSession(model, backend="cupy")
+    feeds = {name: values(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    wanted = onnxref.InferenceSession(model, backend="numpy").run(None, feeds)
+    results = []
+    for device.order in (0, 1, 2, 1, 0):
+        results.append(made.run(None, feeds))
+    for y, e in zip(results[0], wanted, strict=True):
+        np.testing.assert_allclose(y, e, rtol=1e-4, atol=1e-4)
+    for other in results[1:]:
+        assert [y.tobytes() for y in other] == [y.tobytes() for y in results[0]]
+    assert device.log[-1].startswith("graph")
+    (region,) = made.native_regions()
+    program = region.program
+    assert isinstance(program, DeviceProgram)
+    zeroed = [owner for owner in program.places if isinstance(owner, Scratch) and owner.is_zeroed]
+    (instance,) = program._free
+    assert len(zeroed) == 2
+    for owner in zeroed:
+        assert not memory(instance._arena.place(owner), owner.nbytes).any()
 
 
 def test_debug_gives_every_tensor_memory_of_its_own(device: EmulatedDevice) -> None:

@@ -115,6 +115,9 @@ class Arena:
             }
         size = 0 if program.debug else max(LINE, program.arena_bytes)
         self._buffer = device.allocate(size, f"the arena of {model}")
+        for owner, place in program.places.items():
+            if isinstance(owner, Scratch) and owner.is_zeroed:
+                device.clear(self.place(owner), place.nbytes)
 
     def place(self, owner: Operand | Scratch) -> int:
         """Return where there is room for an operand or scratch memory."""

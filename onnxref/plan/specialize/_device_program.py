@@ -113,7 +113,10 @@ class DeviceProgram:
             self.device.idle.add(self)
 
     def _place_all(self) -> None:
-        """Lay operands and scratch into the arena; inputs are there from the begin, outputs to the end."""
+        """Lay operands and scratch into the arena.
+
+        Inputs are there from the begin, outputs to the end, zeroed scratch throughout.
+        """
         end = len(self.lowered)
         lifetimes = self.places
 
@@ -130,7 +133,8 @@ class DeviceProgram:
                 if operand is not None:
                     use(operand, index)
             for scratch in lowered.site.scratches if lowered.site else ():
-                lifetimes[scratch] = Lifetime(scratch.nbytes, index, index)
+                span = (-1, end) if scratch.is_zeroed else (index, index)
+                lifetimes[scratch] = Lifetime(scratch.nbytes, *span)
         for y in self.outputs:
             use(y, end)
         self.arena_bytes = arrange(lifetimes.values())

@@ -12,8 +12,8 @@ Without copies
     2. An output is lent from one of two sets of memory, until all arrays that refer to it are gone. It goes
        to the same stream of the caller's only, which is done with it when a run begins there.
     3. An output that a caller keeps while both sets are wanted is copied from then on: others are lent.
-    4. There are at most `_MOST_BINDINGS`; one makes room if it was not used for `_STALE` runs. Whoever comes
-       with ever new addresses has his arrays copied.
+    4. There are at most `_MOST_BINDINGS` that read small inputs in place, and as many that do not; one makes
+       room if it was not used for `_STALE` runs. What comes from ever new addresses is copied.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from ._program import RefusedError, RunStep, WatchOp
 if TYPE_CHECKING:
     from ._device_program import DeviceProgram
 
-_MOST_BINDINGS = 6
+_MOST_BINDINGS = 8
 _STALE = 1000  # runs
-_REMEMBERED = 8  # addresses that may come again
+_REMEMBERED = 32  # addresses that may come again
 _SETS = 2
 _MOST_LENT = 1 << 30  # bytes of a set
 _ALIGNED = 256  # bytes
@@ -304,24 +304,29 @@ class Instance:
             if number is None and not any(direct):
                 break
             binding = self._bindings.get((direct, number))
-            if direct not in self._seen:
+            if binding is None and direct not in self._seen:
                 self._seen.append(direct)
-            elif binding is None and self._has_room():
+            elif binding is None and self._has_room(direct):
                 binding = self._bindings[direct, number] = self._bind(direct, number)
             if binding is not None:
                 self._bindings.move_to_end((direct, number))
                 return binding, None if number is None else self._sets[number]
         return self._base, None
 
-    def _has_room(self) -> bool:
-        """Whether there may be one more binding (rule 4)."""
-        if len(self._bindings) < _MOST_BINDINGS:
+    def _has_room(self, direct: _Addresses) -> bool:
+        """Whether there may be one more binding of its kind (rule 4)."""
+        kind = self._reads_small(direct)
+        alike = [key for key in self._bindings if self._reads_small(key[0]) == kind]
+        if len(alike) < _MOST_BINDINGS:
             return True
-        key, oldest = next(iter(self._bindings.items()))
-        if self._runs - oldest.last < _STALE:
+        if self._runs - self._bindings[alike[0]].last < _STALE:
             return False
-        del self._bindings[key]
+        del self._bindings[alike[0]]
         return True
+
+    def _reads_small(self, direct: _Addresses) -> bool:
+        """Whether small inputs are read where they are: these come from new places most often."""
+        return any(address and not big for address, big in zip(direct, self._large, strict=True))
 
     def _bind(self, direct: _Addresses, number: int | None) -> Binding:
         """Return a new binding, which has run nothing yet."""

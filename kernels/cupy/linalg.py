@@ -362,8 +362,9 @@ def _columns_of_b(product: _Product, strides: tuple[int, int, int]) -> None:
     b, pitch = _padded_rows(product)
     vec, piece = _piece(pitch, size), _piece(K, size)
     lanes = _lanes(N * matrices, K, vec * size, size)
+    step = 256 // lanes * (4 if M > 2 else 8)  # k that a block has on their way at once
     blocks = -(-N // (lanes * vec)) * matrices
-    splits, depth = _splits(blocks, K, 256 // lanes * 8)
+    splits, depth = _splits(blocks, K, step)
     parts = product.site.scratch(splits * product.y.size * (8 if size == 8 else 4)) if splits > 1 else 0
     arrived = product.site.zeroed(4 * blocks) if splits > 1 else 0
     defines = {**_defines(product), "ROWS": M, "VEC": vec, "AVEC": piece, "LANES": lanes}

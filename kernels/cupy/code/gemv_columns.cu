@@ -15,10 +15,9 @@ typedef Vec<T, VEC> Piece;
 #define THREADS 256
 #define SLOTS (THREADS / LANES)
 #define WIDTH (LANES * VEC)
-#define DEPTH 8  // rows of B that a thread has on their way at once
-#define LEFT (ROWS > 2 && AVEC > 4 ? 4 : AVEC)  // elements of each row of A that it holds
+#define DEPTH (ROWS > 2 ? 4 : 8)  // rows of B that a thread has on their way at once, by its registers
+#define LEFT (AVEC > DEPTH ? DEPTH : AVEC)  // elements of each row of A that it holds
 
-#define RESIDENT (NORM && ROWS > 2 ? 1 : 2)  // blocks of a multiprocessor at once, by their registers
 
 #include "norm_rows.cuh"
 
@@ -46,7 +45,7 @@ __device__ __forceinline__ void fetch(Piece *right, const T *from, Index pitch) 
     for (int u = 0; u < DEPTH; u++) right[u] = *reinterpret_cast<const Piece *>(from + u * pitch);
 }
 
-extern "C" __global__ void __launch_bounds__(256, RESIDENT)
+extern "C" __global__ void __launch_bounds__(256, 2)
 gemv_columns(const T *__restrict__ a, const T *__restrict__ b, T *__restrict__ y, const T *__restrict__ bias,
              const T *__restrict__ residual, const long long *__restrict__ table, long long N, long long K,
              long long bias_matrix, long long bias_row, long long bias_column, FACTOR scale, FACTOR beta,

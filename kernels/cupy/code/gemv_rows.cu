@@ -12,7 +12,7 @@ typedef Vec<T, VEC> Piece;
 #define THREADS 256
 #define AHEAD 4  // accesses of a thread that are on their way at once
 #define STEP (GROUP * VEC)
-#define RESIDENT (NORM ? 2 : ROWS > 2 ? 3 : 4)  // blocks of a multiprocessor at once, by their registers
+#define RESIDENT (NORM || ROWS > 2 ? 2 : 4)  // blocks of a multiprocessor at once, by their registers
 
 #include "norm_rows.cuh"
 

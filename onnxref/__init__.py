@@ -7,6 +7,7 @@
 
 from .errors import (
     BackendError,
+    DeviceMemoryError,
     ExternalDataError,
     InputError,
     InvalidAttributeError,
@@ -35,6 +36,7 @@ __all__ = [
     "TRUSTED",
     "UNTRUSTED",
     "BackendError",
+    "DeviceMemoryError",
     "ExternalDataError",
     "InferenceSession",
     "InputError",

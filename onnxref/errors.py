@@ -13,6 +13,7 @@ OnnxRefError
 ├── KernelError                a kernel refuses its arguments; the runtime adds the node
 ├── NodeError                  a node failed while running; names the node, keeps the cause
 ├── ResourceLimitError         a limit of `onnxref.Limits` would be exceeded
+├── DeviceMemoryError          a GPU has no memory left (also a MemoryError)
 ├── BackendError               the backend asked for does not exist or cannot be used here
 ├── OptionError                an option or variable cannot have its value (also a ValueError)
 └── MissingDependencyError     an optional package is needed (also an ImportError)
@@ -79,6 +80,10 @@ class ResourceLimitError(OnnxRefError, RuntimeError):
     def __init__(self, message: str, *, located: bool = False) -> None:
         super().__init__(message)
         self.located = located
+
+
+class DeviceMemoryError(OnnxRefError, MemoryError):
+    """A GPU has no memory left; the message tells how much was wanted for what, and how much there is."""
 
 
 class BackendError(OnnxRefError, RuntimeError):

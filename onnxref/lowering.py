@@ -40,13 +40,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from .dtypes import Array, DType, memory_owner
 from .errors import BackendError
-from .gpu import DeviceCall, Extent, Kernel, Launch, LibraryCall, LibraryOp
+from .gpu import DeviceCall, Extent, Join, Kernel, Launch, LibraryCall, LibraryOp
 from .graph import Node
 from .native import NativeFunction, target
 from .registry import ONNX
@@ -55,6 +55,8 @@ _L = TypeVar("_L", bound=Callable[..., None])
 # Bytes of a cache line. Constants, scratch and what passes between ops begin at one; inputs and outputs may
 # not: their memory is the caller's, or NumPy's.
 LINE = 64
+# Bytes of the widest access of a GPU's kernels: there all tensors begin at multiples, inside of others too.
+ACCESS = 16
 
 Pad: TypeAlias = tuple[int, int, int, int]  # top, left, bottom, right
 NO_PAD: Pad = (0, 0, 0, 0)
@@ -160,10 +162,12 @@ class Scratch:
     Attributes:
         nbytes: size, for each thread where `per_thread`, rounded up to cache lines.
         per_thread: the address is that of thread 0; thread t has its own at `t * nbytes` behind it.
+        is_zeroed: it is this node's from run to run and holds zeros before each, see `Site.zeroed`.
     """
 
     nbytes: int
     per_thread: bool = False
+    is_zeroed: bool = False
 
     def __add__(self, offset: int) -> Address:
         return Address(self, offset)
@@ -198,7 +202,7 @@ class Address:
 
 
 Argument: TypeAlias = int | float | Operand | Scratch | Packed | Address | Fault
-DeviceArgument: TypeAlias = Argument | tuple[int, ...]
+DeviceArgument: TypeAlias = Argument | tuple[Argument, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +282,14 @@ class PackCache:
         return sum(array.nbytes for _, array in self._made.values())
 
 
+class Alias(NamedTuple):
+    """An output that is memory of an input, from `offset` (bytes) on."""
+
+    output: Operand
+    input: Operand
+    offset: int = 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """An input whose buffer is a piece of an output's.
@@ -305,7 +317,7 @@ class Site:
             than a slightly better one that would have to be compiled.
         launches: what a GPU does, in order.
         libraries: those that `library` may name: "cublaslt", "cudnn".
-        aliases: outputs that are their input under another shape: (output, input).
+        aliases: outputs that are their input under another shape, or a range of it.
         overwrites: outputs that may take the place of an input that nothing needs afterwards.
         parts: inputs that may lie in an output from the begin.
         notes: what `explain` is to say of it besides.
@@ -319,7 +331,7 @@ class Site:
     launches: list[DeviceCall] = field(default_factory=list)
     libraries: frozenset[str] = frozenset(("cublaslt", "cudnn"))
     scratches: list[Scratch] = field(default_factory=list)
-    aliases: list[tuple[Operand, Operand]] = field(default_factory=list)
+    aliases: list[Alias] = field(default_factory=list)
     overwrites: list[tuple[Operand, Operand]] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -352,10 +364,15 @@ class Site:
         grid: Extent,
         block: Extent = (256, 1, 1),
         shared: int = 0,
+        join: Join | None = None,
     ) -> None:
-        """Add a launch of a CUDA kernel; see `onnxref.gpu.Launch`. A grid without blocks adds nothing."""
+        """Add a launch of a CUDA kernel; see `onnxref.gpu.Launch`. A grid without blocks adds nothing.
+
+        Launches of a node with one `join` must not depend on each other: the planner makes one of them, and
+        of those of neighbouring nodes where these are independent too.
+        """
         if math.prod(grid) > 0:
-            self.launches.append(Launch(kernel, arguments, grid, block, shared))
+            self.launches.append(Launch(kernel, arguments, grid, block, shared, join))
 
     def library(self, op: LibraryOp, **tensors: Operand | Scratch | Packed | Address) -> None:
         """Add an operation of cuBLASLt or cuDNN over tensors, by role."""
@@ -367,6 +384,16 @@ class Site:
         self.scratches.append(made)
         return made
 
+    def zeroed(self, nbytes: int) -> Scratch:
+        """Ask for memory that is zero when this node begins, and that its launches leave so (GPUs only).
+
+        It is cleared when the memory of a program is made, and shared with nothing else. A launch that has
+        begun ends, or all memory of its device is lost with it: counters in it cannot be left half counted.
+        """
+        made = Scratch(-(-nbytes // LINE) * LINE, is_zeroed=True)
+        self.scratches.append(made)
+        return made
+
     def pack(self, sources: Sequence[Operand], key: Hashable, build: Callable[[], Array]) -> Packed:
         """Return an array made from the constants of `sources`, made once per model and key.
 
@@ -375,9 +402,13 @@ class Site:
         """
         return Packed(self.packs.get([source.constant for source in sources], key, build))
 
-    def alias(self, output: Operand, input: Operand) -> None:
-        """Declare that `output` is the memory of `input`: the node needs no call (Reshape)."""
-        self.aliases.append((output, input))
+    def alias(self, output: Operand, input: Operand, offset: int = 0) -> None:
+        """Declare that `output` is the memory of `input`: the node needs no call (Reshape).
+
+        Args:
+            offset: where in it the output begins, in bytes: for GPUs alone, a multiple of `ACCESS`.
+        """
+        self.aliases.append(Alias(output, input, offset))
 
     def may_overwrite(self, output: Operand, input: Operand) -> None:
         """Allow `output` to lie where `input` lay: each unit reads an element before it writes it."""

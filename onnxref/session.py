@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .gpu import Device
     from .plan import Plan
     from .plan.specialize import Acceleration, NodeExplanation, Region
-    from .runtime import Observer, Shortcut, Watcher
+    from .runtime import DeviceShortcut, Observer, Shortcut, Watcher
 
 # Most that the values known while planning may take, for each piece of a model.
 _KNOWN_BYTES = 1 << 30
@@ -157,10 +157,12 @@ class InferenceSession:
         )
         self._acceleration = acceleration if self._fold else None
         self._model = load_model(model, self._limits)
+        if acceleration is not None:
+            acceleration.model = self._model.graph.name
         self._generator = np.random.default_rng()
         self._lock = threading.Lock()
         self._plans: dict[tuple[str, ...] | None, Plan] = {}
-        self._shortcuts: dict[tuple[str, ...] | None, Shortcut] = {}
+        self._shortcuts: dict[tuple[str, ...] | None, Shortcut | DeviceShortcut] = {}
         self._plan(None)
 
     def __reduce__(self) -> NoReturn:
@@ -262,7 +264,7 @@ class InferenceSession:
         observers: Sequence[Observer] = (),
         watcher: Watcher | None = None,
     ) -> list[Any]:
-        from .runtime import Run, bind_inputs, find_shortcut, run_plan
+        from .runtime import Run, bind_inputs, find_device_shortcut, find_shortcut, run_plan
 
         plan = self._plan(names)
         device = self._acceleration.device if self._acceleration else None
@@ -278,7 +280,8 @@ class InferenceSession:
         if self._acceleration and self._acceleration.wait and self._acceleration.specialized > known:
             # The reference has only taught the shapes: what was asked for is the native result.
             outputs = run_once()
-        if plan.regions is not None and (found := find_shortcut(plan, inputs, self._limits)) is not None:
+        find = find_shortcut if device is None else find_device_shortcut
+        if plan.regions is not None and (found := find(plan, inputs, self._limits)) is not None:
             self._shortcuts[names] = found
         return outputs if device is None else _delivered(inputs, outputs, device)
 
@@ -307,12 +310,14 @@ def _names(output_names: Sequence[str] | str | None) -> tuple[str, ...] | None:
 
 def _delivered(inputs: Sequence[Any], outputs: Sequence[Any], device: Device) -> list[Any]:
     """Return outputs where the inputs came from: on the device if any did, else on the host."""
-    from .gpu import DeviceTensor
+    from .gpu import DeviceTensor, fetched
 
-    stay = any(isinstance(x, DeviceTensor) for x in inputs)
-    return [
-        y if not isinstance(y, DeviceTensor) else device.export(y) if stay else y.numpy() for y in outputs
-    ]
+    on_device = [y for y in outputs if isinstance(y, DeviceTensor)]
+    if any(isinstance(x, DeviceTensor) for x in inputs):
+        delivered = iter([device.export(y) for y in on_device])
+    else:
+        delivered = iter(fetched(on_device))
+    return [next(delivered) if isinstance(y, DeviceTensor) else y for y in outputs]
 
 
 def _acceleration(

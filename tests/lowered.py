@@ -109,7 +109,8 @@ def run_lowered(
     site = Site(op, precision=precision)
     lowering.emit(site, *operands, **(attributes or {}))
     _execute(site, memory, kept, parallel)
-    for output, source in site.aliases:
+    for output, source, offset in site.aliases:
+        assert offset == 0, "programs of the processor have no views of ranges"
         at = next(i for i, operand in enumerate(made) if operand is output)
         held = next(k for k in kept if isinstance(k, np.ndarray) and k.ctypes.data == memory[id(source)])
         results[at][_GUARD:-_GUARD] = held.reshape(-1).view(np.uint8)

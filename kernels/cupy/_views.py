@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from onnxref.dtypes import DType
 from onnxref.gpu import Launch
-from onnxref.lowering import Address, Op, Operand, Packed, Scratch, Site, Unsupported
+from onnxref.lowering import Address, Alias, Op, Operand, Packed, Scratch, Site, Unsupported
 
 Memory: TypeAlias = Operand | Scratch | Packed | Address
 
@@ -69,10 +69,10 @@ def emit_view(
             return memory.get(argument.owner, argument.owner) + argument.offset
         return argument
 
-    pairs = [(real(y), real(x)) for y, x in inner.aliases]
-    if not all(isinstance(place, Operand) for pair in pairs for place in pair):
+    aliases = [Alias(real(y), real(x), offset) for y, x, offset in inner.aliases]
+    if not all(isinstance(place, Operand) for y, x, _ in aliases for place in (y, x)):
         raise Unsupported("a view that would be an alias")
-    site.aliases += pairs
+    site.aliases += aliases
     site.scratches += inner.scratches
     site.notes += inner.notes
     for call in inner.launches:

@@ -2,7 +2,7 @@
 
 What computes it:
     attention_few.cu    up to 8 queries, as in decoding: a pass over the cache by many blocks, as long as
-                        `nonpad_kv_seqlen` on the device says, then their results joined in order;
+                        `nonpad_kv_seqlen` on the device says, the last of which joins the results in order;
     cuDNN               float16 and bfloat16 without softcap, window, lengths or a mask that may hide all;
     cuBLASLt            float32 and float64 with many scores, or TF32: products round a softmax of rows;
     attention_mma.cu    other float16 and bfloat16: tensor cores, scores never in memory;
@@ -44,6 +44,7 @@ _FEW_QUERIES = 8
 _FEW_SIZE = 256  # the largest head of `attention_few.cu`
 _MMA_SIZE = 128  # of `attention_mma.cu`
 _MOST_SHARED = 96 * 1024  # bytes that a block of any card may have
+_MOST_PARTS = 120  # of the keys of a tile of queries: their factors lie where its 128 threads held values
 _BLOCKS = 264  # two for each multiprocessor of a large card
 _FLOAT, _DOUBLE = 1, 11  # of TensorProto.DataType
 
@@ -78,11 +79,17 @@ def _few_queries(work: Work) -> None:
     all_rows = s.queries * s.group
     rows = min(4 if work.wide == 4 else 2, power_above(all_rows))
     tiles = -(-all_rows // rows)
-    step = 128 // group * 4
+    step = 128 // group * 4  # keys that a block has on their way at once
     blocks = s.kv_heads * tiles * (1 if work.is_strict else s.batch)
-    # As many as a large card has at once, by the registers they take.
+    # As many as a large card has at once, by the registers they take. To join parts takes about as long as
+    # a step does: two are not shared.
     at_once = 2 * _BLOCKS if rows == 1 else 3 * _BLOCKS // 2
-    splits = max(1, min(at_once // blocks, s.keys // (2 * step), 256))
+    splits = -(-s.keys // step)
+    splits = max(1, min(at_once // blocks, splits, _MOST_PARTS)) if splits > 2 else 1
+    units = s.batch * s.kv_heads
+    nbytes = units * all_rows * splits * (s.value_size + 3) * work.wide
+    parts = work.site.scratch(nbytes) if splits > 1 else 0
+    arrived = work.site.zeroed(4 * units * tiles) if splits > 1 else 0
     defines = {
         **work.defines,
         "ROWS": rows,
@@ -91,24 +98,15 @@ def _few_queries(work: Work) -> None:
         "PIECES": -(-s.size // (vec * group)),
         "VALUE_PIECES": -(-s.value_size // (vec * group)),
     }
-    units = s.batch * s.kv_heads
-    nbytes = units * all_rows * splits * (s.value_size + 3) * work.wide
-    parts = work.site.scratch(nbytes) if splits > 1 else 0
     work.site.launch(
         cuda_kernel(CODE, "attention_few.cu", "attend_few", **defines),
         *(work.q.address, work.k.address, work.v.address, work.mask.operand or 0, work.lengths or 0),
-        *(work.y.address, parts, work.fault, s.numbers, work.steps, work.mask.strides, work.rules, splits),
+        *(work.y.address, parts, arrived, work.fault),
+        *(s.numbers, work.steps, work.mask.strides, work.rules, splits),
         *work.factors,
         grid=(units * tiles * splits, 1, 1),
         block=(128, 1, 1),
     )
-    if splits > 1:
-        work.site.launch(
-            cuda_kernel(CODE, "attention_few.cu", "join_parts", **defines),
-            *(parts, work.y.address, s.numbers, work.steps, work.rules, splits),
-            grid=(units * all_rows, 1, 1),
-            block=(128, 1, 1),
-        )
 
 
 # Many queries -------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def eye_like(site: Site, input: Operand, *, dtype: int | None = None, k: int = 0
     if -rows < k < columns and last > first:
         one = site.pack((), ("EyeLike", goal.dtype.name), lambda: pair[1:])
         dims = [Dim(last - first, columns + 1, 0)]
-        emit_box(site, goal, one, dims, goal_offset=first * columns + first + k)
+        emit_box(site, goal, one, dims, goal_offset=first * columns + first + k, alone=True)
 
 
 @lower("ConstantOfShape", since=(9, 20, 21, 23, 24, 25), backend="cupy")

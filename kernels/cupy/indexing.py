@@ -21,7 +21,7 @@ from ..common.strides import Dim, join_dims
 from ..numpy._checks import normalize_axis
 from ..numpy._common import row_strides
 from ._values import fault_of
-from .movement import CODE, check_plain, emit_box, emit_copy, index_type, magic, widest
+from .movement import CODE, check_plain, emit_copy, emit_range, index_type, magic, widest
 
 _MANY = 1 << 20  # bytes from which a thread moves several units
 _SCANNED = 32  # slices up to which each looks for a later one at its place
@@ -170,7 +170,7 @@ def _gather(site: Site, data: Operand, indices: Operand, axis: int, lowest: int)
         flat = indices.constant.astype(np.int64).ravel()
         box = equal_steps(np.where(flat < 0, flat + size, flat), outer, size, inner)
         if box is not None:
-            emit_box(site, goal, data, box[0], source_offset=box[1])
+            emit_range(site, goal, data, box[0], source_offset=box[1])
             return
     _emit_gather(site, data, places)
 

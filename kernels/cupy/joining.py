@@ -1,6 +1,7 @@
-"""Lowerings of Concat, Split and Slice: exact copies of boxes, one launch for each input or output.
+"""Lowerings of Concat, Split and Slice: exact copies of boxes, which the planner joins to one launch.
 
-With the channels last they work alike, on other strides.
+What is one range of memory is not copied: such an output is a view of the input, and such an input of a
+Concat is made in its place. With the channels last they work alike, on other strides.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from onnxref.lowering import NO_PAD, BlockedUse, Op, Site
 
 from ..common.joining import CONCAT, SLICE, SPLIT, Joining, Slicing, Splitting
 from ..common.strides import Dim
-from .movement import emit_alias, emit_box, goes_along, strides_of
+from .movement import collapsed, emit_alias, emit_box, emit_range, goes_along, strides_of
 
 # --- Concat --------------------------------------------------------------------------------------
 
@@ -24,7 +25,7 @@ def _concat_along(op: Op, lanes: int) -> BlockedUse | None:
 
 
 def _concat(site: Site, asked: Joining) -> None:
-    """Copy each input to its place."""
+    """Copy each input to its place; one that is a range of the output may lie there from the begin."""
     inputs, output, at = asked
     full = [x for x in inputs if x.shape[at]]
     if len(full) == 1 and full[0].layout == output.layout and full[0].constant is None:
@@ -33,8 +34,13 @@ def _concat(site: Site, asked: Joining) -> None:
     strides = strides_of(output)
     begin = 0
     for x in inputs:
-        places = zip(x.shape, strides, strides_of(x), strict=True)
-        emit_box(site, output, x, [Dim(*place) for place in places], goal_offset=begin * strides[at])
+        dims = [Dim(*place) for place in zip(x.shape, strides, strides_of(x), strict=True)]
+        first = begin * strides[at]
+        if collapsed(dims) == [Dim(x.size, 1, 1)] and x.layout == output.layout:
+            with site.part(output, x, first * x.dtype.itemsize):
+                emit_box(site, output, x, dims, goal_offset=first)
+        else:
+            emit_box(site, output, x, dims, goal_offset=first)
         begin += x.shape[at]
 
 
@@ -51,19 +57,16 @@ def _split(site: Site, asked: Splitting) -> None:
         if output is not None:
             places = zip(output.shape, strides_of(output), strides, strict=True)
             dims = [Dim(*place) for place in places]
-            emit_box(site, output, data, dims, source_offset=begin * strides[asked.axis])
+            emit_range(site, output, data, dims, source_offset=begin * strides[asked.axis])
         begin += length
 
 
 def _slice(site: Site, asked: Slicing) -> None:
     data, output, firsts, jumps = asked
     strides = strides_of(data)
-    if output.size == data.size and output.layout == data.layout and all(jump >= 0 for jump in jumps):
-        emit_alias(site, data)
-        return
     places = zip(output.shape, strides_of(output), map(mul, strides, jumps), strict=True)
     dims = [Dim(*place) for place in places]
-    emit_box(site, output, data, dims, source_offset=sum(map(mul, firsts, strides)))
+    emit_range(site, output, data, dims, source_offset=sum(map(mul, firsts, strides)))
 
 
 SPLIT.register("cupy", _split, goes_along)

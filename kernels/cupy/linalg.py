@@ -1,8 +1,9 @@
-"""Matrix products on the GPU: MatMul, Gemm, the fused form of both, and Einsum where it is one product.
+"""Matrix products on the GPU: MatMul, Gemm, their fused forms, and Einsum where it is one product.
 
 What computes them:
     cuBLASLt    most of them, a stack as one call where its strides allow, bias and residual within;
-    gemv_*.cu   1 to 4 rows, or one column, as in decoding: B is read once, at the speed of memory;
+    gemv_*.cu   1 to 4 rows, or one column, as in decoding: B is read once, at the speed of memory, while
+                the rows are normalised, where that comes first;
     gemm.cu     integers, everything where cuBLASLt is not installed, and `precision="strict"`: every element
                 adds its K products in order, so that results do not depend on the batch.
 
@@ -26,10 +27,11 @@ import numpy as np
 from onnxref.dtypes import Array
 from onnxref.gpu import CTYPES, Matmul, cuda_kernel, grid_for
 from onnxref.lowering import Operand, Packed, Site, Unsupported, lower
+from onnxref.registry import INTERNAL
 
 from ..common import linalg as rules
 from ..common.linalg import PRODUCTS, Product
-from ._rows import FLOATS, INTEGERS
+from ._rows import BUSY, FLOATS, INTEGERS, rows_in_registers
 
 _CODE = "onnxref.kernels.cupy.code"
 _ACTIVATIONS = (
@@ -37,7 +39,6 @@ _ACTIVATIONS = (
     *("HardSigmoid", "HardSwish", "Silu", "Gelu", "GeluTanh"),
 )
 _FEW_ROWS = 4  # that `gemv` takes
-_MANY_THREADS = 132 * 1024  # fill a large card
 _MANY_BLOCKS = 264
 _MOST_CALLS = 64  # of cuBLASLt for one node
 _MOST_BLOCKS = 2**31 - 1
@@ -55,6 +56,15 @@ class _Axis(NamedTuple):
     y: int
 
 
+class _Norm(NamedTuple):
+    """A layer or RMS normalisation of rows, with parameters of one element for each of a row."""
+
+    gain: Operand
+    shift: Operand | None
+    is_rms: bool
+    epsilon: float
+
+
 @dataclass(slots=True)
 class _Product:
     """activation(scale * A B + beta * bias + residual) as a stack of plain matrix products.
@@ -63,6 +73,7 @@ class _Product:
         trans_a, trans_b: whether A lies as (K, M), B as (N, K).
         alpha, act_beta: parameters of the activation.
         shapes: of A and B as stacks of matrices, where they are to be seen so.
+        norm: what becomes of the rows of A first; `gemv_*.cu` alone can do it.
         axes: of the stack, none of extent 1; neighbours that are one axis are merged, and a B that
             is the same along the last ones makes them rows.
     """
@@ -81,6 +92,7 @@ class _Product:
     bias: Operand | None = None
     residual: Operand | None = None
     shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    norm: _Norm | None = None
     M: int = 0
     N: int = 0
     K: int = 0
@@ -238,7 +250,7 @@ def _calls(product: _Product) -> int:
 def _defines(product: _Product) -> dict[str, str | int]:
     name = product.a.dtype.name
     factor = "long long" if product.is_integer else "double" if name == "float64" else "float"
-    largest = max(product.M, product.N) * product.K
+    largest = (max(product.M, product.N) + 16) * product.K  # rows of B may be padded
     index = "int" if largest < _MOST_INDEX else "long long"
     return {
         "T": CTYPES[name],
@@ -302,53 +314,115 @@ def _few_rows(product: _Product, strides: tuple[int, int, int]) -> None:
         _columns_of_b(product, strides)
 
 
+def _norm_defines(product: _Product, vec: int) -> dict[str, str | int]:
+    """Return what `norm_rows.cuh` is told: with accesses of `vec` elements, and in which order to add."""
+    norm = product.norm
+    if norm is None:
+        return {"NORM": 0}
+    dealt = rows_in_registers(product.M, product.K, vec, "float32")
+    if dealt is None:
+        raise Unsupported("rows are too long")
+    return {
+        "NORM": 2 if norm.is_rms else 1,
+        "NORM_THREADS": dealt.group or dealt.threads,
+        "HAS_SHIFT": int(norm.shift is not None),
+    }
+
+
+def _norm_arguments(product: _Product) -> tuple[Operand | int | np.float64, ...]:
+    norm = product.norm
+    return (0, 0, np.float64(0)) if norm is None else (norm.gain, norm.shift or 0, np.float64(norm.epsilon))
+
+
+def _norm_bytes(product: _Product) -> int:
+    """Return the shared memory that normalised rows and their parameters take."""
+    return 0 if product.norm is None else (product.M + 2) * product.K * product.a.dtype.itemsize
+
+
 def _rows_of_b(product: _Product, strides: tuple[int, int, int]) -> None:
     N, K, matrices = product.N, product.K, product.matrices
     vec = _piece(K, product.a.dtype.itemsize)
     accesses = K // vec
-    if accesses <= 64:
-        group = 8 if accesses <= 32 else 16
-    else:
-        group = 256 if N * matrices * 32 < _MANY_THREADS // 2 and accesses >= 512 else 32
+    group = 8 if accesses <= 32 else 16 if accesses <= 64 else 32
+    # A thread has four accesses on their way: more threads for a row, as long as the card has them.
+    while 32 <= group < 256 and accesses > 4 * group and 2 * group * N * matrices <= BUSY:
+        group *= 2
+    defines = {**_defines(product), "ROWS": product.M, "VEC": vec, "AVEC": vec, "GROUP": group}
     product.site.launch(
-        cuda_kernel(
-            *(_CODE, "gemv_rows.cu", "gemv_rows"),
-            **_defines(product),
-            ROWS=product.M,
-            VEC=vec,
-            GROUP=group,
-        ),
-        *(product.a, product.b, product.y, *_addends(product), product.table()),
-        *(N, K, *strides, *_factors(product)),
+        cuda_kernel(_CODE, "gemv_rows.cu", "gemv_rows", **defines, **_norm_defines(product, vec)),
+        *(product.a, product.b, product.y, *_addends(product), product.table() if product.axes else 0),
+        *(N, K, *strides, *_factors(product), *_norm_arguments(product)),
         grid=_grid(-(-N // (256 // group)) * matrices),
+        shared=_norm_bytes(product),
     )
 
 
 def _columns_of_b(product: _Product, strides: tuple[int, int, int]) -> None:
     M, N, K, matrices, size = product.M, product.N, product.K, product.matrices, product.a.dtype.itemsize
-    vec = _piece(N, size)
-    lanes = max(4, 64 // (vec * size))  # rows of 64 bytes of B at least
-    if -(-N // (2 * lanes * vec)) * matrices >= _MANY_BLOCKS:
-        lanes = min(32, 2 * lanes)
+    b, pitch = _padded_rows(product)
+    vec, piece = _piece(pitch, size), _piece(K, size)
+    lanes = _lanes(N * matrices, K, vec * size, size)
+    step = 256 // lanes * (4 if M > 2 else 8)  # k that a block has on their way at once
     blocks = -(-N // (lanes * vec)) * matrices
-    step = 256 // lanes * 8  # of k, once round the block
-    splits = max(1, min(_MANY_BLOCKS // blocks, K // step))
-    depth = -(-K // (splits * step)) * step
-    splits = -(-K // depth)
-    defines = {**_defines(product), "ROWS": M, "VEC": vec, "LANES": lanes}
-    parts = product.site.scratch(splits * product.y.size * (8 if size == 8 else 4)) if splits > 1 else None
+    splits, depth = _splits(blocks, K, step)
+    parts = product.site.scratch(splits * product.y.size * (8 if size == 8 else 4)) if splits > 1 else 0
+    arrived = product.site.zeroed(4 * blocks) if splits > 1 else 0
+    defines = {**_defines(product), "ROWS": M, "VEC": vec, "AVEC": piece, "LANES": lanes}
     product.site.launch(
-        cuda_kernel(_CODE, "gemv_columns.cu", "gemv_columns", **defines),
-        *(product.a, product.b, product.y, *_addends(product), product.table()),
-        *(N, K, *strides, *_factors(product), parts or 0, splits, depth),
+        cuda_kernel(_CODE, "gemv_columns.cu", "gemv_columns", **defines, **_norm_defines(product, piece)),
+        *(product.a, b, product.y, *_addends(product), product.table() if product.axes else 0),
+        *(N, K, *strides, *_factors(product), pitch, parts, arrived, splits, depth),
+        *_norm_arguments(product),
         grid=_grid(blocks * splits),
+        shared=_norm_bytes(product),
     )
-    if parts is not None:
-        product.site.launch(
-            cuda_kernel(_CODE, "gemv_columns.cu", "sum_parts", **defines),
-            *(parts, product.y, *_addends(product), product.y.size, N, splits, *strides, *_factors(product)),
-            grid=grid_for(product.y.size),
-        )
+
+
+def _lanes(columns: int, K: int, access: int, size: int) -> int:
+    """Return how many threads of `gemv_columns` lie side by side along rows of B.
+
+    A product of one row takes as long as memory takes to answer once: many narrow blocks have all of B on
+    its way at once, 32 bytes of a row (a sector) being the least that memory gives. With blocks enough for
+    the card rows of 128 bytes are better, and longer ones where threads would be without a row.
+    """
+    lanes = max(1, 32 // access)
+    while lanes < 32 and columns * size >= _MANY_BLOCKS * 2 * lanes * access:
+        if 2 * lanes * access > 128 and 256 // lanes * 4 < K:
+            break
+        lanes *= 2
+    return lanes
+
+
+def _splits(blocks: int, K: int, step: int) -> tuple[int, int]:
+    """Return how many blocks share a sum over K, and how many k each of them has, a multiple of `step`.
+
+    A block has `step` k on their way at once, and waits about as long for them (a microsecond) as the last
+    block of several takes to hear of the others and to fetch their sums: two rounds are not shared.
+    """
+    rounds = -(-K // step)
+    splits = max(1, min(_MANY_BLOCKS // blocks, rounds)) if rounds > 2 else 1
+    depth = -(-rounds // splits) * step
+    return -(-K // depth), depth
+
+
+def _padded_rows(product: _Product) -> tuple[Operand | Packed, int]:
+    """Return B, and the elements from one of its rows to the next.
+
+    A constant whose rows are no multiple of 16 bytes (50257 words) is kept once more, with rows that are.
+    """
+    b, N, K = product.b, product.N, product.K
+    piece = 16 // b.dtype.itemsize
+    held = b.constant
+    if held is None or N % piece == 0 or b.size != K * N:
+        return b, N
+    pitch = -(-N // piece) * piece
+
+    def build() -> Array:
+        padded = np.zeros((K, pitch), b.dtype)
+        padded[:, :N] = held.reshape(K, N)
+        return padded
+
+    return product.site.pack((b,), ("padded rows", K, N), build), pitch
 
 
 # cuBLASLt -----------------------------------------------------------------------------------------
@@ -445,6 +519,29 @@ PRODUCTS.register("cupy", _emit)
 def fused_matmul(site: Site, a: Operand, b: Operand, *addends: Operand | None, **attributes: Any) -> None:
     """Emit a FusedMatMul, for lowerings of which it is a part."""
     _emit(site, rules.fused_matmul(site, a, b, *addends, **attributes))
+
+
+@lower("NormalizedMatMul", since=1, domain=INTERNAL, backend="cupy")
+def normalized_matmul(
+    site: Site,
+    x: Operand,
+    gain: Operand,
+    shift: Operand | None,
+    b: Operand,
+    *addends: Operand | None,
+    is_rms: int = 0,
+    epsilon: float,
+    **attributes: Any,
+) -> None:
+    """FusedMatMul whose few rows of A are normalised over the last axis first, as float32."""
+    norm = _Norm(gain, shift, bool(is_rms), epsilon)
+    product = _Product(site, *rules.fused_matmul(site, x, b, *addends, **attributes), norm=norm)
+    if product.M > _FEW_ROWS or product.axes or product.trans_a or x.dtype == np.float64:
+        raise Unsupported(f"a product of {x} normalised")
+    if any(p is not None and (p.dtype != x.dtype or p.size != product.K) for p in (gain, shift)):
+        raise Unsupported("parameters of another type, or not one for each element of a row")
+    if product.y.size:
+        _few_rows(product, product.bias_strides())
 
 
 @lower("Einsum", since=(12, 28), backend="cupy")

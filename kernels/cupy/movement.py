@@ -10,9 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
-from onnxref.gpu import Kernel, cuda_kernel
-from onnxref.lowering import NO_PAD, Blocked, BlockedUse, ChannelsLast, Op, Operand, Packed, Site, Unsupported
+from onnxref.gpu import Kernel, Launch, cuda_kernel
+from onnxref.lowering import (
+    ACCESS,
+    NO_PAD,
+    Blocked,
+    BlockedUse,
+    ChannelsLast,
+    Op,
+    Operand,
+    Packed,
+    Site,
+    Unsupported,
+)
 
 from ..common.checks import only_output
 from ..common.strides import Dim, join_dims
@@ -21,10 +34,11 @@ from ..numpy._common import row_strides
 CODE = "onnxref.kernels.cupy.code"
 THREADS = 256
 MOST_INT = 1 << 30  # indices and offsets up to this are computed in 32 bits
-_WIDE = 16  # bytes of the widest access
-_MANY = 1 << 20  # bytes from which a thread has several units to move: enough for every multiprocessor
+_MANY = 1 << 22  # bytes from which a thread has several units to move: about what all threads of a card hold
 _TAIL = 1 << 12  # bytes of a contiguous copy from which its odd end becomes a launch of its own
 _LEAST_TILE = 16  # elements along both axes from which a permutation goes through tiles
+MOST_PIECES = 8  # boxes of a launch: their addresses and axes are its arguments,
+_MOST_AXES = 1 << 8  # of which there are 4 KiB at most: so many numbers say how they lie
 
 
 # --- what lowerings check ------------------------------------------------------------------------
@@ -88,7 +102,7 @@ def index_type(*extents: int) -> str:
 
 def widest(size: int, *nbytes: int) -> int:
     """Return the largest access, in bytes, that divides these numbers of bytes; elements have `size`."""
-    return max(size, math.gcd(_WIDE, *nbytes))
+    return max(size, math.gcd(ACCESS, *nbytes))
 
 
 def reach(dims: Iterable[Dim]) -> int:
@@ -104,11 +118,29 @@ def emit_box(
     *,
     goal_offset: int = 0,
     source_offset: int = 0,
+    alone: bool = False,
 ) -> None:
-    """Add the launch that copies a box of elements of the type of `goal`; offsets count elements."""
+    """Add the launch that copies a box of elements of the type of `goal`; offsets count elements.
+
+    Args:
+        alone: whether it depends on what the node has launched before, so that one launch cannot do both.
+    """
     held = list(dims)
     if math.prod(d.size for d in held):
-        _Mover(site, goal, source, goal.dtype.itemsize).move(collapsed(held), goal_offset, source_offset)
+        mover = _Mover(site, goal, source, goal.dtype.itemsize, alone)
+        mover.move(collapsed(held), goal_offset, source_offset)
+
+
+def emit_range(
+    site: Site, output: Operand, data: Operand, dims: Iterable[Dim], *, source_offset: int = 0
+) -> None:
+    """Make a whole output of a box of `data`: a view where that is one range of its memory, else a copy."""
+    held = list(dims)
+    begin = source_offset * data.dtype.itemsize
+    if output.size and collapsed(held) in ([Dim(output.size, 1, 1)], [Dim(1, 1, 1)]) and begin % ACCESS == 0:
+        site.alias(output, data, begin)
+    else:
+        emit_box(site, output, data, held, source_offset=source_offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +151,7 @@ class _Mover:
     goal: Operand
     source: Operand | Packed
     size: int
+    alone: bool
 
     def move(self, dims: list[Dim], to: int, origin: int) -> None:
         size, last = self.size, dims[-1]
@@ -139,7 +172,7 @@ class _Mover:
                 return
         elif last.goal == 1 and self._tiles(dims, to, origin):
             return
-        vector = math.gcd(_WIDE // size, to) if dense else 1
+        vector = math.gcd(ACCESS // size, to) if dense else 1
         if dense and (vector > 1 or last.source != 1):
             self._dense(dims, to, origin, vector)
         else:
@@ -167,6 +200,7 @@ class _Mover:
             *(self.source + origin * self.size, self.goal + to * self.size, total, _axes(dims)),
             grid=(blocks, 1, 1),
             block=(THREADS, 1, 1),
+            join=None if self.alone or not _is_joinable(kernel) else join_boxes,
         )
 
     def _tiles(self, dims: list[Dim], to: int, origin: int) -> bool:
@@ -191,7 +225,7 @@ class _Mover:
         return True
 
     def _kernel(self, entry: str, dims: list[Dim], rank: int | None = None, **defines: int) -> Kernel:
-        index = index_type(reach(dims) + THREADS * _WIDE, math.prod(d.size for d in dims))
+        index = index_type(reach(dims) + THREADS * ACCESS, math.prod(d.size for d in dims))
         return cuda_kernel(
             CODE, f"{entry}.cu", entry, RANK=len(dims) if rank is None else rank, INDEX=index, **defines
         )
@@ -200,6 +234,71 @@ class _Mover:
 def _axes(dims: Sequence[Dim]) -> tuple[int, ...]:
     sizes = [d.size for d in dims]
     return (*sizes, *map(magic, sizes), *(d.source for d in dims), *(d.goal for d in dims))
+
+
+# --- several boxes in one launch -----------------------------------------------------------------
+
+
+def join_boxes(launches: Sequence[Launch]) -> list[Launch]:
+    """Return fewer launches that do what these do, which are of `box` and of `dense` and independent.
+
+    Each piece keeps its unit and has as many blocks as it needs, so that none is idle.
+    """
+    rank = max(int(_defines(launch)["RANK"]) for launch in launches)
+    most = max(1, min(MOST_PIECES, _MOST_AXES // (4 * rank)))
+    groups = [launches[i : i + most] for i in range(0, len(launches), most)]
+    return [group[0] if len(group) == 1 else _joined(group) for group in groups]
+
+
+def _joined(launches: Sequence[Launch]) -> Launch:
+    defines = [_defines(launch) for launch in launches]
+    sources, goals, totals, lying = zip(*(launch.arguments for launch in launches), strict=True)
+    # As the kernel has it: the bytes of a unit, negative for a dense goal.
+    kinds = [
+        d["UNIT"] if launch.kernel.entry == "box" else -d["UNIT"]
+        for launch, d in zip(launches, defines, strict=True)
+    ]
+    items = 4 if sum(n * abs(kind) for n, kind in zip(totals, kinds, strict=True)) >= _MANY else 1
+    rank = max(d["RANK"] for d in defines)
+    begins, blocks = [], 0
+    for total, kind in zip(totals, kinds, strict=True):
+        begins.append(blocks)
+        blocks += -(-total // (THREADS * (items if kind > 0 else ACCESS // -kind)))
+    # Few variants: the places of pieces that are not there are behind the last block.
+    count = 1 << (len(launches) - 1).bit_length()
+    nothing = [0] * (count - len(launches))
+    pieces = [
+        *(*sources, *nothing, *goals, *nothing, *totals, *nothing),
+        *(*begins, *[blocks] * len(nothing), *kinds, *nothing),
+    ]
+    axes = [*(_with_rank(piece, rank) for piece in lying), *[[0] * (4 * rank)] * len(nothing)]
+    kernel = cuda_kernel(
+        CODE, "joined.cu", "joined", PIECES=count, ITEMS=items, RANK=rank,
+        BOXES=sum({kind for kind in kinds if kind > 0}), DENSES=sum({-kind for kind in kinds if kind < 0}),
+        INDEX="int" if all(d["INDEX"] == "int" for d in defines) else "int64_t",
+    )  # fmt: skip
+    arguments = (tuple(pieces), tuple(chain.from_iterable(axes)))
+    return Launch(kernel, arguments, (blocks, 1, 1), (THREADS, 1, 1))
+
+
+def _is_joinable(kernel: Kernel) -> bool:
+    """Whether a kernel moves as `joined.cu` does."""
+    defines = dict(kernel.defines)
+    return kernel.entry == "box" or defines["VEC"] == ACCESS // int(defines["UNIT"])
+
+
+def _defines(launch: Launch) -> dict[str, Any]:
+    return dict(launch.kernel.defines)
+
+
+def _with_rank(axes: Sequence[int], rank: int) -> list[int]:
+    """Return the axes of a box (see `copies.cuh`) with others of one element before them."""
+    own = len(axes) // 4
+    filled = ([fill] * (rank - own) for fill in (1, 0, 0, 0))
+    return [n for i, fill in enumerate(filled) for n in (*fill, *axes[i * own : (i + 1) * own])]
+
+
+# --- whole tensors -------------------------------------------------------------------------------
 
 
 def emit_copy(site: Site, goal: Operand, source: Operand) -> None:

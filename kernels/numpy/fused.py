@@ -121,6 +121,27 @@ def fused_matmul(
     return activate(y, activation, alpha, beta)
 
 
+@op("NormalizedMatMul", since=1, domain=INTERNAL)
+def normalized_matmul(
+    x: Array,
+    gain: Array,
+    shift: Array | None,
+    b: Array,
+    bias: Array | None = None,
+    residual: Array | None = None,
+    *,
+    is_rms: int = 0,
+    epsilon: float = 1e-5,
+    **product: Any,
+) -> Array:
+    """Return FusedMatMul of x normalised over its last axis: RMSNormalization or LayerNormalization."""
+    if is_rms:
+        a = np.asarray(find("", "RMSNormalization", 23).kernel(x, gain, epsilon=epsilon))
+    else:
+        a = np.asarray(find("", "LayerNormalization", 17).kernel(x, gain, shift, epsilon=epsilon)[0])
+    return fused_matmul(a, b, bias, residual, **product)
+
+
 @op("SkipLayerNormalization", since=1, domain=INTERNAL)
 def skip_layer_normalization(
     x: Array,

@@ -200,6 +200,9 @@ def bench(
 @app.command()
 def warmup(
     model: Model,
+    backend: Annotated[
+        Literal["numba", "cupy"], typer.Option(help="Kernels of the processor, or of a GPU.")
+    ] = "numba",
     inputs: Inputs = None,
     dims: Dims = None,
     seed: Seed = 0,
@@ -210,7 +213,15 @@ def warmup(
     from ._native import warmup_command
 
     with reported_errors():
-        warmup_command(model, inputs or [], dims=dims or [], seed=seed, limits=limits.limits, as_json=json)
+        warmup_command(
+            model,
+            inputs or [],
+            backend=backend,
+            dims=dims or [],
+            seed=seed,
+            limits=limits.limits,
+            as_json=json,
+        )
 
 
 @app.command()

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from ..limits import Limits
 from ..native import clear_cache, describe_cache
-from ..plan.specialize import NodeExplanation
+from ..plan.specialize import DeviceProgram, NodeExplanation, Program
 from ..session import InferenceSession
 from ._feeds import make_feeds
 from ._tables import byte_count, table
@@ -25,16 +25,26 @@ _LOOK = 0.05  # seconds between two looks at what is compiled
 
 
 def warmup_command(
-    model: Path, inputs: Sequence[str], *, dims: Sequence[str], seed: int, limits: Limits, as_json: bool
+    model: Path,
+    inputs: Sequence[str],
+    *,
+    backend: Literal["numba", "cupy"],
+    dims: Sequence[str],
+    seed: int,
+    limits: Limits,
+    as_json: bool,
 ) -> None:
     """Compile what a model needs for the given shapes, and say what and how long it took."""
     started = time.perf_counter()
-    session = InferenceSession(model, backend="numba", limits=limits)
+    session = InferenceSession(model, backend=backend, limits=limits)
     feeds = make_feeds(session.graph, inputs, dims, seed)
     compiled = _run_watched(session, feeds)
     seconds = time.perf_counter() - started
     regions = session.native_regions()
     programs = [region.program for region in regions if region.program is not None]
+    if backend == "cupy":
+        _tell_of_kernels(model.name, programs, time.perf_counter() - started, as_json=as_json)
+        return
     needed = len({function for program in programs for function in program.functions()})
     reasons = list(dict.fromkeys(region.hopeless for region in regions if region.hopeless))
     if as_json:
@@ -49,6 +59,19 @@ def warmup_command(
     text = f"{model.name}: {len(compiled)} native functions compiled, {ready} were ready, {seconds:.1f} s"
     for line in (text, *(f"a part stays on the reference: {reason}" for reason in reasons)):
         console.print(line, highlight=False, markup=False)
+
+
+def _tell_of_kernels(
+    model: str, programs: Sequence[Program | DeviceProgram], seconds: float, *, as_json: bool
+) -> None:
+    """Say what a warm-up for a GPU has left in the cache."""
+    on_device = [program for program in programs if isinstance(program, DeviceProgram)]
+    kernels = len({kernel for program in on_device for kernel in program.kernels()})
+    if as_json:
+        print(json.dumps({"kernels": kernels, "seconds": seconds, "cache": str(describe_cache().folder)}))
+        return
+    text = f"{model}: {kernels} CUDA kernels are compiled, {seconds:.1f} s"
+    Console().print(text, highlight=False, markup=False)
 
 
 def _kernel(name: str) -> str:

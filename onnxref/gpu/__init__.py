@@ -3,6 +3,7 @@
 This room knows nothing of operators. Importing it loads neither CuPy nor any library of NVIDIA's.
 """
 
+from ._copies import Copies
 from ._device import Buffer, Device, Ready
 from ._kernel import CTYPES, Kernel, cuda_kernel, translation_unit
 from ._launch import (
@@ -13,6 +14,7 @@ from ._launch import (
     Convolution,
     DeviceCall,
     Extent,
+    Join,
     Launch,
     LibraryCall,
     LibraryOp,
@@ -20,7 +22,7 @@ from ._launch import (
     grid_for,
     pack_arguments,
 )
-from ._tensor import DeviceTensor
+from ._tensor import DeviceTensor, fetched
 from ._turn import turn
 
 
@@ -39,10 +41,12 @@ __all__ = [
     "Attention",
     "Buffer",
     "Convolution",
+    "Copies",
     "Device",
     "DeviceCall",
     "DeviceTensor",
     "Extent",
+    "Join",
     "Kernel",
     "Launch",
     "LibraryCall",
@@ -50,6 +54,7 @@ __all__ = [
     "Matmul",
     "Ready",
     "cuda_kernel",
+    "fetched",
     "grid_for",
     "open_device",
     "pack_arguments",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 from ..errors import BackendError, MissingDependencyError
 from ._launch import Matmul
 
-_MOST_ALIGNMENT = 256
+_MOST_ALIGNMENT = 64  # bytes; what every tensor of its own has, so that its place decides nothing
 _ASKED = 4  # algorithms; the first that the library can run is taken
 
 # cudaDataType_t, of A and B, of the sums and factors, of C and D; cublasComputeType_t.
@@ -162,6 +162,7 @@ class CublasLt:
         self._workspace = workspace
         self._workspace_bytes = workspace_bytes
         self._stream = stream
+        self._algorithms: dict[tuple[Matmul, tuple[int, ...]], HeuristicResult] = {}
         self._handle = ctypes.c_void_p()
         self._check("cublasLtCreate", self._library.cublasLtCreate(ctypes.byref(self._handle)))
         # Not at the end of the process: the driver may be gone by then.
@@ -192,8 +193,11 @@ class CublasLt:
             stride_d * types.result_size
         ] * 2
         # An address moves by the stride from matrix to matrix.
-        alignments = [_alignment(p | s) for p, s in zip(pointers, strides, strict=True)]
-        algorithm = self._choose(op, (description, left, right, goal, goal), alignments)
+        alignments = tuple([_alignment(p | s) for p, s in zip(pointers, strides, strict=True)])
+        algorithm = self._algorithms.get((op, alignments))
+        if algorithm is None:
+            algorithm = self._choose(op, (description, left, right, goal, goal), alignments)
+            self._algorithms[op, alignments] = algorithm
         alpha = types.factor(int(op.alpha) if types.factor is ctypes.c_int32 else op.alpha)
         beta = types.factor(1 if op.has_residual else 0)
         made.held += [alpha, beta, algorithm]
@@ -233,7 +237,7 @@ class CublasLt:
         return layout
 
     def _choose(
-        self, op: Matmul, described: tuple[ctypes.c_void_p, ...], alignments: list[int]
+        self, op: Matmul, described: tuple[ctypes.c_void_p, ...], alignments: Sequence[int]
     ) -> HeuristicResult:
         """Ask for algorithms, and return the first that can run."""
         asking = PreparedMatmul(self._check, self._library.cublasLtMatmul, str(op))  # holds the preference
@@ -276,5 +280,5 @@ class CublasLt:
 
 
 def _alignment(bits: int) -> int:
-    """Return the largest power of two, up to 256, that divides an address and its stride."""
+    """Return the largest power of two, up to what is asked for, that divides an address and its stride."""
     return min(_MOST_ALIGNMENT, bits & -bits) if bits else _MOST_ALIGNMENT

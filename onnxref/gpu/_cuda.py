@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -12,16 +15,22 @@ from typing import Any
 import numpy as np
 
 from ..dtypes import Array
-from ..errors import BackendError, InputError, MissingDependencyError
-from ._device import Ready
+from ..errors import BackendError, DeviceMemoryError, InputError, MissingDependencyError
+from ..native import usable_cores
+from ._device import Idle, Ready
 from ._kernel import Kernel
 from ._launch import MOST_SHARED, Attention, Convolution, Extent, LibraryOp, Matmul, pack_arguments
 from ._nvrtc import compile_kernel
 from ._tensor import DeviceTensor
 
 _TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3  # cudaMemcpyKind
+_CUDA, _CUDA_MANAGED, _HOST_KINDS = 2, 13, (1, 3)  # DLDeviceType; the host's memory, pinned or not
 _UNKNOWN_MEMORY = 0  # cudaMemoryTypeUnregistered
+_OWN_OF_EACH_THREAD = 2  # cudaStreamPerThread
 _WORKSPACE = 64 << 20  # bytes that library calls share; they run one after the other
+_STAGING = 4 << 20  # bytes of pinned memory that arrays come to the host through
+_ALIGNED = 64  # bytes
+_MOST_COMPILING = 8  # threads, each with a compiler's memory
 
 
 @cache
@@ -69,9 +78,15 @@ class CudaDevice:
         self.arch = f"sm_{properties['major']}{properties['minor']}"
         self.most_shared = int(properties["sharedMemPerBlockOptin"])
         self.lock = threading.RLock()
+        self.idle: weakref.WeakSet[Idle] = weakref.WeakSet()
         self._stream = cupy.cuda.Stream(non_blocking=True)
+        # A stream waits for what an event stood for when it was told to, so one is enough for all turns.
+        self._begun, self._done = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
+        self._code: dict[Kernel, Future[bytes]] = {}
+        self._compiling = threading.Lock()
         self._modules: dict[Kernel, tuple[Any, Any]] = {}
-        self._workspace = self.allocate(_WORKSPACE)
+        self._staging: Any = None
+        self._workspace = self.allocate(_WORKSPACE, "what libraries work in")
         self._blas, self._dnn = self._open_libraries()
         named = (("cublaslt", self._blas), ("cudnn", self._dnn))
         self.libraries = frozenset(name for name, library in named if library is not None)
@@ -89,17 +104,50 @@ class CudaDevice:
                 found.append(None)
         return found[0], found[1]
 
-    def begin(self) -> None:
-        self._runtime.setDevice(self._number)
-        event = self._cupy.cuda.get_current_stream().record()
-        self._stream.wait_event(event)
+    def begin(self) -> int:
+        current: int = self._runtime.getDevice()
+        if current != self._number:
+            self._runtime.setDevice(self._number)
+        self._begun.record(self._cupy.cuda.get_current_stream())
+        self._stream.wait_event(self._begun)
+        return current
 
-    def end(self) -> None:
-        self._cupy.cuda.get_current_stream().wait_event(self._stream.record())
+    def end(self, begun: int) -> None:
+        self._done.record(self._stream)
+        self._cupy.cuda.get_current_stream().wait_event(self._done)
+        if begun != self._number:
+            self._runtime.setDevice(begun)
 
-    def allocate(self, nbytes: int) -> _Memory:
-        with self._cupy.cuda.Device(self._number):
+    def caller(self) -> Hashable:
+        stream = self._cupy.cuda.get_current_stream().ptr
+        return (stream, threading.get_ident()) if stream == _OWN_OF_EACH_THREAD else stream
+
+    def allocate(self, nbytes: int, what: str = "memory", *, for_caller: bool = False) -> _Memory:
+        try:
+            return self._allocate(nbytes, for_caller)
+        except MemoryError:  # CuPy's, or that of another pool which it was given
+            for idle in tuple(self.idle):
+                idle.release()
+            self._cupy.get_default_memory_pool().free_all_blocks()
+        try:
+            return self._allocate(nbytes, for_caller)
+        except MemoryError as error:
+            free, total = self._runtime.memGetInfo()
+            raise DeviceMemoryError(
+                f"{self.name} has no memory for {nbytes:,} bytes ({what}); {free:,} of its {total:,} bytes "
+                f"are free, and nothing is idle: {error}"
+            ) from error
+
+    def _allocate(self, nbytes: int, for_caller: bool) -> _Memory:
+        """Return memory of CuPy's pool, which gives it on to later work of the same stream.
+
+        What a caller's stream works with is of that stream: it is not done with it when it frees it.
+        """
+        if for_caller:
             pointer = self._cupy.cuda.alloc(max(1, nbytes))
+        else:
+            with self._cupy.cuda.Device(self._number), self._stream:
+                pointer = self._cupy.cuda.alloc(max(1, nbytes))
         return _Memory(int(pointer.ptr), nbytes, pointer)
 
     def upload(self, array: Array, address: int) -> None:
@@ -114,11 +162,52 @@ class CudaDevice:
         self._runtime.memcpyAsync(goal, address, array.nbytes, _TO_HOST, self._stream.ptr)
         self._stream.synchronize()
 
+    def download_all(self, wanted: Sequence[tuple[int, Array]]) -> None:
+        if self._staging is None:
+            self._staging = self._cupy.cuda.alloc_pinned_memory(_STAGING)
+        base, used = int(self._staging.ptr), 0
+        staged: list[tuple[Array, int]] = []
+        large: list[tuple[int, Array]] = []
+        for address, array in wanted:
+            if used + array.nbytes > _STAGING:
+                large.append((address, array))
+                continue
+            self._runtime.memcpyAsync(base + used, address, array.nbytes, _TO_HOST, self._stream.ptr)
+            staged.append((array, base + used))
+            used += -(-array.nbytes // _ALIGNED) * _ALIGNED
+        self._stream.synchronize()
+        for array, source in staged:
+            ctypes.memmove(array.__array_interface__["data"][0], source, array.nbytes)
+        # CUDA has copied to memory that it does not know when it returns, piece by piece, as is done above.
+        for address, array in large:
+            self.download(address, array)
+
     def copy(self, source: int, goal: int, nbytes: int) -> None:
         self._runtime.memcpyAsync(goal, source, nbytes, _ON_DEVICE, self._stream.ptr)
 
     def clear(self, address: int, nbytes: int) -> None:
         self._runtime.memsetAsync(address, 0, nbytes, self._stream.ptr)
+
+    def compile(self, kernels: Iterable[Kernel]) -> None:
+        with self._compiling:
+            known = (self._code, self._modules)
+            wanted = [kernel for kernel in kernels if not any(kernel in found for found in known)]
+            self._code.update((kernel, Future()) for kernel in wanted)
+        if not wanted:
+            return
+        workers = min(usable_cores(), _MOST_COMPILING, len(wanted))
+        with ThreadPoolExecutor(workers, "onnxref-nvrtc") as pool:
+            list(pool.map(self._compile, wanted))
+
+    def _compile(self, kernel: Kernel) -> None:
+        """Compile a kernel for whoever waits for its code."""
+        future = self._code[kernel]
+        try:
+            future.set_result(compile_kernel(kernel, self.arch))
+        except BaseException as error:
+            del self._code[kernel]  # the next one tries again
+            future.set_exception(error)
+            raise
 
     def launch(
         self, kernel: Kernel, arguments: Sequence[Any], grid: Extent, block: Extent, shared: int
@@ -137,9 +226,12 @@ class CudaDevice:
     def _function(self, kernel: Kernel) -> Any:
         found = self._modules.get(kernel)
         if found is None:
+            self.compile((kernel,))
+            future = self._code.get(kernel)
             module = self._cupy.cuda.function.Module()
-            module.load(compile_kernel(kernel, self.arch))
+            module.load(future.result() if future else compile_kernel(kernel, self.arch))
             found = self._modules[kernel] = (module.get_function(kernel.entry), module)
+            self._code.pop(kernel, None)
         return found[0]
 
     def library(self, op: LibraryOp, tensors: dict[str, int]) -> Ready:
@@ -154,8 +246,11 @@ class CudaDevice:
         try:
             for call in calls:
                 call()
-        finally:
-            graph = self._stream.end_capture()
+        except BaseException:
+            with suppress(Exception):  # the stream is to leave capturing; what went wrong is known
+                self._stream.end_capture()
+            raise
+        graph = self._stream.end_capture()
         graph.upload(self._stream)
         return partial(graph.launch, self._stream)
 
@@ -164,16 +259,31 @@ class CudaDevice:
 
     def adopt(self, value: Any) -> DeviceTensor | None:
         cupy = self._cupy
-        if isinstance(value, np.ndarray) or not hasattr(value, "__dlpack__"):
+        if isinstance(value, np.ndarray):
             return None
-        kind, number = value.__dlpack_device__()
-        if kind in (1, 3):  # DLPack: the processor, pinned memory of it
+        if isinstance(value, cupy.ndarray):
+            kind, number = _CUDA, value.data.device_id
+        elif hasattr(value, "__dlpack__"):
+            kind, number = value.__dlpack_device__()
+        else:
             return None
-        if kind not in (2, 13) or number != self._number:  # CUDA, CUDA managed
+        if kind in _HOST_KINDS:
+            return None
+        if kind not in (_CUDA, _CUDA_MANAGED) or number != self._number:
             raise InputError(f"an input lies on device {number} of DLPack's kind {kind}, not on {self.name}")
-        array = value if isinstance(value, cupy.ndarray) else cupy.from_dlpack(value)
-        array = cupy.ascontiguousarray(array)
-        return DeviceTensor(self, int(array.data.ptr), array.shape, np.dtype(array.dtype), array)
+        array = value if isinstance(value, cupy.ndarray) else self._imported(value)
+        if not array.flags.c_contiguous:
+            array = cupy.ascontiguousarray(array)
+        return DeviceTensor(self, array.data.ptr, array.shape, array.dtype, array)
+
+    def _imported(self, value: Any) -> Any:
+        """Return another library's array as CuPy's, ready for the work of CuPy's current stream."""
+        try:
+            return self._cupy.from_dlpack(value)
+        except Exception as error:  # libraries refuse in ways of their own
+            raise InputError(
+                f"an input on {self.name} cannot be used: {type(error).__name__}: {error}"
+            ) from error
 
     def export(self, tensor: DeviceTensor) -> Any:
         cupy = self._cupy

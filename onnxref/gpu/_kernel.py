@@ -58,10 +58,11 @@ def cuda_kernel(package: str, file: str, entry: str, generated: str = "", **defi
 
 @cache
 def translation_unit(kernel: Kernel) -> str:
-    """Return all source text of a kernel: `common.cuh`, its parameters as macros, then its file."""
+    """Return all source text of a kernel: its package's `common.cuh`, its parameters as macros, its file."""
     macros = "".join(f"#define {name} {value}\n" for name, value in kernel.defines)
     seen: set[str] = set()
-    common = _expanded(kernel.package, "common.cuh", seen)
+    has_common = (files(kernel.package) / "common.cuh").is_file()
+    common = _expanded(kernel.package, "common.cuh", seen) if has_common else ""
     generated = _with_includes(kernel.package, kernel.generated, seen)
     return f"{common}{macros}{generated}{_expanded(kernel.package, kernel.file, seen)}"
 

@@ -5,13 +5,14 @@ Arguments of a kernel
     int                                          `long long`
     float                                        `float`
     numpy.float64                                `double`
-    tuple of ints                                `Ints<N>`, by value
+    tuple of addresses and ints                  `Ints<N>`, by value
+    ctypes array of int64                        the same, as it is at the time of each launch
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -20,6 +21,7 @@ import numpy as np
 from ._kernel import Kernel
 
 Extent: TypeAlias = tuple[int, int, int]
+Join: TypeAlias = "Callable[[Sequence[Launch]], list[Launch]]"
 
 MOST_BLOCKS = 0x7FFFFFFF  # in x; 65535 in y and z
 MOST_THREADS = 1024
@@ -34,6 +36,7 @@ class Launch:
         arguments: see the module's table.
         grid, block: extents (x, y, z) in blocks and in threads.
         shared: bytes of dynamic shared memory for each block.
+        join: makes fewer launches of several that have the same `join` and do not depend on each other.
     """
 
     kernel: Kernel
@@ -41,6 +44,7 @@ class Launch:
     grid: Extent
     block: Extent
     shared: int = 0
+    join: Join | None = None
 
     @property
     def library(self) -> str:
@@ -183,6 +187,8 @@ def pack_arguments(values: Sequence[Any]) -> tuple[Any, list[Any]]:
             held.append(ctypes.c_float(value))
         elif isinstance(value, tuple):
             held.append((ctypes.c_int64 * len(value))(*value))
+        elif isinstance(value, ctypes.Array):
+            held.append(value)
         else:
             held.append(ctypes.c_int64(value))
     pointers = (ctypes.c_void_p * max(1, len(held)))(*map(ctypes.addressof, held))

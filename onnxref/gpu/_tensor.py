@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ class DeviceTensor:
     @classmethod
     def empty(cls, device: Device, shape: tuple[int, ...], dtype: DType) -> DeviceTensor:
         """Return a new array that holds anything."""
-        buffer = device.allocate(max(1, math.prod(shape) * dtype.itemsize))
+        buffer = device.allocate(max(1, math.prod(shape) * dtype.itemsize), for_caller=True)
         return cls(device, buffer.address, shape, dtype, buffer)
 
     @property
@@ -50,7 +51,14 @@ class DeviceTensor:
 
     def numpy(self) -> Array:
         """Return a copy on the host; waits for the device."""
-        value = np.empty(self.shape, self.dtype)
-        with turn(self.device):
-            self.device.download(self.address, value)
-        return value
+        return fetched([self])[0]
+
+
+def fetched(tensors: Sequence[DeviceTensor]) -> list[Array]:
+    """Return copies of a device's tensors on the host; waits for the device, once for all of them."""
+    values = [np.empty(tensor.shape, tensor.dtype) for tensor in tensors]
+    if tensors:
+        device = tensors[0].device
+        with turn(device):
+            device.download_all([(x.address, value) for x, value in zip(tensors, values, strict=True)])
+    return values

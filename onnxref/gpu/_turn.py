@@ -18,8 +18,8 @@ def turn(device: Device) -> Iterator[None]:
     works with, so this holds for allocations too.
     """
     with device.lock:
-        device.begin()
+        begun = device.begin()
         try:
             yield
         finally:
-            device.end()
+            device.end(begun)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..dtypes import Array, DType, from_numpy, memory_owner, tensor_type_string
 from ..errors import KernelError, NodeError, OnnxRefError, ResourceLimitError, TypeMismatchError
-from ..gpu import DeviceTensor
+from ..gpu import DeviceTensor, fetched
 from ..graph import Node, ValueType
 from ..limits import Budget
 from ..plan import Plan, Step, read_only
@@ -217,9 +217,9 @@ def _run_program(region: Region, program: Program | DeviceProgram, slots: list[A
 
 def _fetch(slots: list[Any], wanted: Iterable[int]) -> None:
     """Bring values from a device to the host, where the reference is to read them."""
-    for slot in wanted:
-        if isinstance(slots[slot], DeviceTensor):
-            slots[slot] = slots[slot].numpy()
+    away = [slot for slot in dict.fromkeys(wanted) if isinstance(slots[slot], DeviceTensor)]
+    for slot, value in zip(away, fetched([slots[slot] for slot in away]), strict=True):
+        slots[slot] = value
 
 
 def _read_by(step: Step) -> Iterator[int]:

@@ -13,6 +13,7 @@ from ..dtypes import LOW_PRECISION, Array, ElementType, element_name, tensor_typ
 from ..errors import InputError
 from ..gpu import Device, DeviceTensor
 from ..graph import (
+    Dim,
     Graph,
     MapType,
     OptionalType,
@@ -112,12 +113,17 @@ def _tensor(value: Any, expected: TensorType, where: str) -> Array | DeviceTenso
 
 def _check_shape(shape: tuple[int, ...], expected: TensorType, where: str) -> None:
     wanted = expected.shape or ()
-    shown = "[" + ", ".join("?" if d is None else str(d) for d in wanted) + "]"
     if len(shape) != len(wanted):
+        shown = _shape_shown(wanted)
         raise InputError(f"{where} must have rank {len(wanted)}, shape {shown} (got shape {list(shape)})")
     for axis, (actual, dim) in enumerate(zip(shape, wanted, strict=True)):
         if isinstance(dim, int) and actual != dim:
+            shown = _shape_shown(wanted)
             raise InputError(f"{where}: dimension {axis} must be {dim}, shape {shown} (got {list(shape)})")
+
+
+def _shape_shown(shape: tuple[Dim, ...]) -> str:
+    return "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"
 
 
 def _as_array(value: Any, element: int, where: str) -> Array:

@@ -55,7 +55,7 @@ class ExactBuffer:
 class SanitizedDevice(EmulatedDevice):
     """The emulated device with its kernels built for the sanitizer."""
 
-    def allocate(self, nbytes: int) -> Any:
+    def allocate(self, nbytes: int, what: str = "memory", *, for_caller: bool = False) -> Any:
         return ExactBuffer(nbytes)
 
     def launch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -57,6 +58,7 @@ def small_models() -> Iterator[SmallModel]:
     for kind in (
         _attention,
         _long_rows,
+        _few_rows,
         _indices,
         _integers,
         _quantized,
@@ -65,8 +67,15 @@ def small_models() -> Iterator[SmallModel]:
         _boxes,
         _features,
         _trained,
+        _outputs,
     ):
         yield from kind()
+
+
+def _outputs() -> Iterator[SmallModel]:
+    """Runs that copy several outputs, in launches for few, more and many tensors."""
+    for count in (2, 5, 29):
+        yield _node(f"{count} outputs", "Split", [_normal(3 * count)], outputs=count, num_outputs=count)
 
 
 def _node(
@@ -142,9 +151,22 @@ def _long_rows() -> Iterator[SmallModel]:
         yield _node(f"TopK {row.dtype}, half of a long row", "TopK", [row, np.array([4500])], **many)
         yield _node(f"TopK {row.dtype}, few of a long row", "TopK", [row, np.array([9])], **many)
     yield _node("DynamicQuantizeLinear of many", "DynamicQuantizeLinear", [_normal(17000)], outputs=3)
-    yield _node("MatMul of one long row", "MatMul", [_normal(1, 1100), _normal(1100, 24, seed=1)])
+    yield _node("MatMul of one long row", "MatMul", [_normal(1, 3100), _normal(3100, 24, seed=1)])
     yield _node("Transpose of bytes", "Transpose", [_bytes(40, 36)], perm=[1, 0])
     yield _node("Transpose of floats", "Transpose", [_normal(2, 40, 36)], perm=[0, 2, 1])
+
+
+def _few_rows() -> Iterator[SmallModel]:
+    """Products that normalise their rows, with a matrix that lies either way."""
+    scales = ", ".join(map(str, _floats(40, 2)))
+    for transposed, shape in enumerate(((40, 9), (7, 40))):
+        weights = f"float[{shape[0]}, {shape[1]}] w = {{{', '.join(map(str, _floats(math.prod(shape))))}}}"
+        yield _text(
+            f"a product of normalised rows, transB = {transposed}",
+            f"""g (float[2, 40] x) => (y) <float[40] s = {{{scales}}}, {weights}> {{
+                n = RMSNormalization(x, s) y = Gemm<transB = {transposed}>(n, w) }}""",
+            _normal(2, 40),
+        )
 
 
 def _indices() -> Iterator[SmallModel]:

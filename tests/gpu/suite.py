@@ -96,7 +96,8 @@ def kernel_functions() -> set[tuple[str, str]]:
         ValueError: a file has no kernel, or one that is declared in another way.
     """
     found = set()
-    for path in files("onnxref.kernels.cupy.code").iterdir():
+    packages = ("onnxref.kernels.cupy.code", "onnxref.gpu.code")
+    for path in (path for package in packages for path in files(package).iterdir()):
         if path.name.endswith(".cu"):
             text = path.read_text("utf-8")
             names = _KERNEL.findall(text)

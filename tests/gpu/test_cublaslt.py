@@ -294,6 +294,19 @@ def test_alignment_is_told() -> None:
     assert asked["workspace"] == WORKSPACE_BYTES
 
 
+def test_an_algorithm_is_asked_for_once() -> None:
+    """Where a tensor lies does not decide, so that results have the same bits in one place and another."""
+    op = Matmul(3, 5, 8, "float32")
+    library = FakeLibrary()
+    prepared = CublasLt(0xBEEF00, WORKSPACE_BYTES, STREAM, library=library)
+    for begin in (0x10000, 0x10040, 0x10200):
+        prepared.prepare(op, {"a": begin, "b": begin + 0x1000, "d": begin + 0x2040})
+    assert len(library.asked) == 1
+    assert library.asked[0]["align_a"] == 64
+    prepared.prepare(op, {"a": 0x10010, "b": 0x11000, "d": 0x12000})
+    assert len(library.asked) == 2
+
+
 def test_first_algorithm_that_runs() -> None:
     library = FakeLibrary()
     library.states = [NOT_SUPPORTED, SUCCESS]

@@ -234,9 +234,25 @@ def test_few_queries_of_sizes(size: int, name: str) -> None:
     )
 
 
-def test_parts_of_a_long_cache() -> None:
-    log = check(heads(1, 2, 1, 64), heads(1, 2, 3001, 64, seed=1), heads(1, 2, 3001, 64, seed=2), by=FEW)
-    assert log[1].startswith("attention_few.join_parts")
+@pytest.mark.parametrize(("queries", "kv_heads", "name"), [(1, 2, "float32"), (3, 1, "float16")])
+def test_parts_of_a_long_cache(queries: int, kv_heads: int, name: str) -> None:
+    """Many blocks share the keys; whichever comes last joins what they have."""
+    q, k = heads(1, 2, queries, 64, name), heads(1, kv_heads, 3001, 64, name, 1)
+    log = check(q, k, heads(1, kv_heads, 3001, 64, name, 2), by=FEW, orders=(0, 1, 2))
+    assert len(log) == 3
+
+
+def test_parts_that_nobody_sees() -> None:
+    """A length on the device leaves blocks without keys; a NaN behind it shows nowhere."""
+    q, k, v = heads(2, 2, 1, 64), heads(2, 2, 900, 64, seed=1), heads(2, 2, 900, 64, seed=2)
+    v[:, :, 700:] = np.nan
+    lengths = np.array([0, 130])
+    check(q, k, np.nan_to_num(v), None, None, None, lengths, by=FEW)
+    found = run_on_device(
+        "Attention", [q, k, v, None, None, None, lengths], [(q.shape, q.dtype)], opset=24, orders=(0, 1)
+    )
+    assert found[0] is not None
+    assert np.isfinite(found[0]).all()
 
 
 def test_nothing_to_attend_with() -> None:

@@ -105,7 +105,7 @@ def test_channels_last_and_same_type() -> None:
     assert lowering is not None
     lowering.emit(site, operand, to=1)
     assert not site.launches
-    assert site.aliases == [(site.outputs[0], operand)]
+    assert site.aliases == [(site.outputs[0], operand, 0)]
 
 
 @pytest.mark.parametrize("goal", [np.complex64, object])

@@ -9,10 +9,17 @@ import onnxref.kernels.cupy.joining  # noqa: F401
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnxref.kernels.common.strides import Dim
 from onnxref.kernels.cupy import movement
+from onnxref.kernels.cupy.movement import emit_box, join_boxes
 
-from onnxref.lowering import Unsupported
+from onnxref.gpu import Launch
+from onnxref.limits import DEFAULT, Budget
+from onnxref.lowering import Op, Operand, PackCache, Site, Unsupported
+from onnxref.plan.specialize import DeviceConstants, DeviceProgram, Lowered
 
+from .emulator.build import ORDERS
+from .emulator.device import EmulatedDevice
 from .exact import SIZES, check_exact, reference_of, tensor
 from .lowered import run_on_device
 
@@ -112,6 +119,60 @@ def test_large_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     check_exact("Concat", [tensor((40, 36)), tensor((40, 32), seed=1)], {"axis": 1}, 13)
     monkeypatch.setattr(movement, "MOST_INT", 1)
     check_exact("Concat", [tensor((40, 36)), tensor((40, 33), seed=1)], {"axis": 1}, 13)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "boxes", "denses"),
+    [
+        # (rows, columns, from column): a copy of that part of a matrix of 40 columns to a dense goal.
+        ([(6, 8, 0), (6, 24, 8)], 16, 0),
+        ([(6, 8, 0), (6, 4, 4), (1, 40, 0)], 16 + 8, 0),
+        ([(6, 3, 0), (6, 8, 3), (6, 16, 8)], 16, 2),
+        ([(5, 39, 1)] * 3, 0, 2),
+        ([(1, 33, 0), (1, 1, 1), (3, 1, 0)], 2, 2),
+    ],
+)
+@pytest.mark.parametrize("most_int", [movement.MOST_INT, 1])
+def test_pieces_of_any_kind_share_a_launch(
+    monkeypatch: pytest.MonkeyPatch, inputs: Any, boxes: int, denses: int, most_int: int
+) -> None:
+    monkeypatch.setattr(movement, "MOST_INT", most_int)
+    x = tensor((6, 40), np.float16)
+    data = Operand(x.shape, x.dtype, "x")
+    goals = [Operand((rows, columns), x.dtype, "y") for rows, columns, _ in inputs]
+    site = Site(Op("Any", [data], list(goals)))
+    for y, (rows, columns, begin) in zip(goals, inputs, strict=True):
+        emit_box(site, y, data, [Dim(rows, columns, 40), Dim(columns, 1, 1)], source_offset=begin)
+    device = EmulatedDevice()
+    constants = DeviceConstants(device, PackCache())
+    program = DeviceProgram([Lowered(site.op, site)], [data], goals, device, constants, debug=True)
+    (launch,) = program.lowered[0].launches
+    assert isinstance(launch, Launch)
+    defines = dict(launch.kernel.defines)
+    assert (defines["BOXES"], defines["DENSES"]) == (boxes, denses)
+    assert defines["INDEX"] == ("int64_t" if most_int == 1 else "int")
+    for order in ORDERS:
+        device.order = order
+        found = program.run([x], Budget(DEFAULT), _no_step)
+        for y, (rows, columns, begin) in zip(found, inputs, strict=True):
+            assert y.numpy().tobytes() == x[:rows, begin : begin + columns].tobytes()
+
+
+def _no_step(step: Any, values: Any) -> Any:
+    raise AssertionError("nothing runs on the reference here")
+
+
+def test_arguments_of_a_launch_are_at_most_4_kib() -> None:
+    """Boxes of many axes are fewer to a launch."""
+    x = Operand((2,) * 22, np.dtype(np.uint8), "x")
+    site = Site(Op("Any", [x], []))
+    for i in range(20):
+        y = Operand(x.shape, x.dtype, f"y{i}")
+        emit_box(site, y, x, [Dim(2, 2**k, 3 ** (9 - k)) for k in range(10)])
+    launches = join_boxes([launch for launch in site.launches if isinstance(launch, Launch)])
+    assert len(launches) == 4
+    for launch in launches:
+        assert sum(len(values) for values in launch.arguments) * 8 <= 4096
 
 
 bounds = st.integers(-30, 30)

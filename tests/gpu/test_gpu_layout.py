@@ -64,7 +64,7 @@ def test_what_lies_alike_is_not_moved() -> None:
         x, y = (Operand(shape, np.dtype("f4"), layout=kind) for kind in (None, ChannelsLast()))
         site = _emitted(x, y)
         assert not site.launches
-        assert site.aliases == [(y, x)]
+        assert site.aliases == [(y, x, 0)]
 
 
 def test_blocks_are_refused() -> None:

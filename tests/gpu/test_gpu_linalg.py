@@ -95,7 +95,9 @@ def test_types(left: tuple[int, ...], right: tuple[int, ...], name: str) -> None
     _check_matmul(_tensor(left, name), _tensor(right, name))
 
 
-@pytest.mark.parametrize(("rows", "k", "group"), [(1, 40, 8), (3, 256, 16), (3, 1200, 32), (2, 4096, 256)])
+@pytest.mark.parametrize(
+    ("rows", "k", "group"), [(1, 40, 8), (3, 256, 16), (3, 500, 32), (3, 1200, 128), (2, 4096, 256)]
+)
 def test_rows_of_b(rows: int, k: int, group: int) -> None:
     """B lies as (N, K); the threads that share a row of it are chosen by K and N."""
     a, b = _tensor((rows, k), "float32"), _tensor((5 if k == 4096 else 70, k), "float32")
@@ -115,13 +117,21 @@ def test_rows_of_b(rows: int, k: int, group: int) -> None:
     assert (np.abs(found - expected) <= _bound(a, b.T, "float32")).all()
 
 
-def test_sums_over_blocks() -> None:
-    """A deep and narrow product is shared by blocks along K, and summed by a second launch."""
-    log = _check_matmul(_tensor((2, 4099), "float16"), _tensor((4099, 24), "float16"))
-    assert [line.partition("(")[0] for line in log[:2]] == [
-        "gemv_columns.gemv_columns",
-        "gemv_columns.sum_parts",
-    ]
+@pytest.mark.parametrize(("rows", "n", "name"), [(2, 24, "float16"), (1, 37, "float32"), (4, 24, "float64")])
+def test_sums_over_blocks(rows: int, n: int, name: str) -> None:
+    """A deep and narrow product is shared by blocks along K; whichever comes last adds what they have."""
+    log = _check_matmul(_tensor((rows, 4099), name), _tensor((4099, n), name))
+    assert len(log) == 3  # a launch for each of the three orders
+    assert all(line.startswith("gemv_columns") for line in log)
+
+
+@pytest.mark.parametrize("n", [1, 9, 33, 257])
+@pytest.mark.parametrize("name", ["float16", "float32"])
+def test_rows_that_are_no_multiple_of_an_access(n: int, name: str) -> None:
+    """A constant B gets rows that are."""
+    a, b = _tensor((2, 40), name), _tensor((40, n), name)
+    assert f"VEC={16 // a.dtype.itemsize})" in _check_matmul(a, b, constants=(1,))[0] or n == 1
+    assert "VEC=1)" in _check_matmul(a, b)[0] or n == 1
 
 
 @pytest.mark.parametrize(("name", "trans"), [("float32", 0), ("float16", 1), ("float64", 0)])

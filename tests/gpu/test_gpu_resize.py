@@ -12,6 +12,7 @@ import pytest
 from onnxref.lowering import Unsupported
 from tests.lowered import reference
 
+from .emulator.device import EmulatedDevice
 from .exact import SIZES, check_exact, tensor
 from .lowered import run_on_device
 
@@ -55,6 +56,16 @@ def test_nearest(positions: str, channels_last: bool) -> None:
             check_exact(
                 "Resize", [x, None, scales], attributes, 19, constants=(2,), channels_last=channels_last
             )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels", "ratio"), [(np.float16, 16, 8), (np.float16, 12, 4), (np.float32, 8, 4)]
+)
+def test_nearest_moves_pixels_in_wide_accesses(dtype: Any, channels: int, ratio: int) -> None:
+    device = EmulatedDevice()
+    inputs = [tensor((1, channels, 3, 5), dtype), None, scales_of(1, 1, 2, 2)]
+    check_exact("Resize", inputs, {}, 19, constants=(2,), channels_last=True, device=device)
+    assert f"RATIO={ratio}, UNIT={np.dtype(dtype).itemsize}" in device.log[0]  # elements at once, their bytes
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from typer.testing import CliRunner
 
 import onnxref
+from onnxref.cli._app import app
 from onnxref.dtypes import Array
 from onnxref.errors import BackendError, KernelError
 
@@ -107,3 +111,15 @@ def test_quantized_patterns_run_on_integers(device: EmulatedDevice) -> None:
     rows = {row.operator.removeprefix("onnxref.internal:"): row.kind for row in made.explain()}
     assert rows["QuantizedMatMul"] == "device"
     assert "reference" not in rows.values()
+
+
+def test_a_warm_up_compiles_what_a_run_needs(device: EmulatedDevice, tmp_path: Path) -> None:
+    path = tmp_path / "twice.onnx"
+    onnx.save(parsed(TWICE), path)
+    arguments = ["warmup", str(path), "--backend", "cupy", "--dim", "n=3"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "twice.onnx: 2 CUDA kernels are compiled" in result.stdout
+    assert len(device.log) == 2
+    found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert found["kernels"] == 2

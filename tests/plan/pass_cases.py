@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ class Builder:
         return outputs
 
     def block(self, *outputs: Operand) -> Block:
-        return Block(self.ops, self.inputs, list(outputs))
+        return Block(self.ops, self.inputs, list(outputs), normalizes=True)
 
 
 def check_pass(
@@ -159,9 +160,18 @@ def _skip_normalization(op: Op, x: Any, skip: Any, *parameters: Any) -> tuple[Ar
     return y, total
 
 
+def _normalized_matmul(op: Op, x: Any, gain: Any, shift: Any, *product: Any) -> tuple[Array, ...]:
+    attributes = dict(op.attributes)
+    name = "RMSNormalization" if attributes.pop("is_rms") else "LayerNormalization"
+    parameters = (gain,) if shift is None else (gain, shift)
+    a = reference(name, (x, *parameters), {"epsilon": attributes.pop("epsilon")}, 24)[0]
+    return _fused_matmul(replace(op, attributes=attributes), a, *product)
+
+
 _INTERNAL = {
     "FusedConv": _fused_conv,
     "FusedMatMul": _fused_matmul,
+    "NormalizedMatMul": _normalized_matmul,
     "ShuffleChannels": _shuffle_channels,
     "SkipLayerNormalization": _skip_normalization,
     "SkipRMSNormalization": _skip_normalization,

@@ -1,10 +1,12 @@
 // Attention for few queries, as in decoding: keys and values are read once, at the speed of memory.
 // A block has ROWS of the queries that share a head of K and V, and one of `splits` parts of the keys they see, as
 // long as the lengths on the device say. GROUP threads share a key; a block of 128 has 128 / GROUP such units, each
-// with KEYS_AT_ONCE keys on their way. Sums are joined in an order that only shape and lengths decide.
+// with KEYS_AT_ONCE keys on their way. The last block of a tile of queries joins the parts of all. Sums are joined in an
+// order that only shape and lengths decide.
 //
 // VEC: elements of an access; PIECES, VALUE_PIECES: accesses of a thread to a row of K, of V.
 #include "attention.cuh"
+#include "arrivals.cuh"
 
 #define THREADS 128
 #define UNITS (THREADS / GROUP)
@@ -14,13 +16,48 @@
 
 typedef Vec<T, VEC> Access;
 
+// Joins `splits` parts of each row: by a warp for a row first, which leaves in `factors` what each part counts for, then
+// by a thread for an element. `store(row, column, value)` takes the results.
+template <class Store>
+__device__ __forceinline__ void join(const W *parts, int rows, int splits, int value_size, long long blind, W *factors,
+                                     Store store) {
+    int pitch = value_size + 3, r = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    if (r < rows) {
+        const W *from = parts + (long long)r * splits * pitch;
+        W most = W(-INFINITY), sum = 0, seen = 0;
+        for (int s = lane; s < splits; s += WARP) most = larger(most, from[s * pitch]);
+        for (int offset = WARP / 2; offset; offset >>= 1)
+            most = larger(most, __shfl_xor_sync(FULL_WARP, most, offset));
+        for (int s = lane; s < splits; s += WARP) {
+            W one = from[s * pitch], factor = one == most ? W(1) : exponential(one - most);
+            factors[r * splits + s] = factor;
+            sum += from[s * pitch + 1] * factor;
+            seen += from[s * pitch + 2];
+        }
+        sum = warp_all(sum, Sum());
+        seen = warp_all(seen, Sum());
+        W factor = normalizer(sum, seen != W(0), blind);
+        if (lane == 0) factors[ROWS * splits + r] = factor;
+    }
+    __syncthreads();
+    for (int n = threadIdx.x; n < rows * value_size; n += THREADS) {
+        int row = n / value_size, column = n % value_size;
+        const W *from = parts + (long long)row * splits * pitch + 3 + column;
+        W value = 0;
+#pragma unroll 8
+        for (int s = 0; s < splits; s++) value += from[s * pitch] * factors[row * splits + s];
+        store(row, column, normalized(value, factors[ROWS * splits + row]));
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(128, 3)
 attend_few(const T *__restrict__ q, const T *__restrict__ k, const T *__restrict__ v, const M *__restrict__ mask,
-           const long long *__restrict__ lengths, T *__restrict__ y, W *__restrict__ parts, long long *fault,
-           Ints<6> sizes, Ints<12> steps, Ints<4> mask_steps, Ints<6> rules, long long splits, double scale,
+           const long long *__restrict__ lengths, T *__restrict__ y, W *parts, unsigned *arrived,
+           long long *fault, Ints<6> sizes, Ints<12> steps, Ints<4> mask_steps, Ints<6> rules, long long splits, double scale,
            double softcap, double fill) {
     __shared__ W held_largest[UNITS][ROWS], held_sums[UNITS][ROWS], held_values[UNITS][ROWS][GROUP * HELD];
     __shared__ int held_seen[UNITS][ROWS];
+    __shared__ bool is_last;
     int queries = int(sizes.v[QUERIES]), kv_heads = int(sizes.v[KV_HEADS]), size = int(sizes.v[SIZE]);
     int value_size = int(sizes.v[VALUE_SIZE]), group = int(sizes.v[HEADS]) / kv_heads;
     int all = queries * group, tiles = (all + ROWS - 1) / ROWS;
@@ -144,6 +181,12 @@ attend_few(const T *__restrict__ q, const T *__restrict__ k, const T *__restrict
         for (int c = 0; c < HELD; c++) held_values[unit][r][(c / VEC * GROUP + lane) * VEC + c % VEC] = values[r][c];
     }
     __syncthreads();
+    auto store = [&](int r, int column, W value) {
+        int row = first_row + r, head = int(kv_head) * group + row / queries;
+        T *goal = y + batch * steps.v[OF_Y] + head * steps.v[OF_Y + 1] + row % queries * steps.v[OF_Y + 2];
+        goal[column] = narrow<T>(value);
+    };
+    parts += ((long long)kv_unit * all + first_row) * splits * (value_size + 3);
     for (int n = threadIdx.x; n < ROWS * value_size; n += THREADS) {
         int r = n / value_size, column = n % value_size;
         if (first_row + r >= all) continue;
@@ -156,14 +199,11 @@ attend_few(const T *__restrict__ q, const T *__restrict__ k, const T *__restrict
             value += held_values[u][r][column] * factor;
             shown |= held_seen[u][r];
         }
-        int row = first_row + r;
         if (splits == 1) {
-            int head = int(kv_head) * group + row / queries;
-            T *goal = y + batch * steps.v[OF_Y] + head * steps.v[OF_Y + 1] + row % queries * steps.v[OF_Y + 2];
-            goal[column] = narrow<T>(normalized(value, normalizer(sum, shown != 0, rules.v[BLIND])));
+            store(r, column, normalized(value, normalizer(sum, shown != 0, rules.v[BLIND])));
             continue;
         }
-        W *part = parts + (((long long)kv_unit * all + row) * splits + split) * (value_size + 3);
+        W *part = parts + ((long long)r * splits + split) * (value_size + 3);
         part[3 + column] = value;
         if (column == 0) {
             part[0] = most;
@@ -171,38 +211,6 @@ attend_few(const T *__restrict__ q, const T *__restrict__ k, const T *__restrict
             part[2] = W(shown);
         }
     }
-}
-
-// Joins the parts of a row, one block for each.
-extern "C" __global__ void __launch_bounds__(128)
-join_parts(const W *__restrict__ parts, T *__restrict__ y, Ints<6> sizes, Ints<12> steps, Ints<6> rules,
-           long long splits) {
-    int queries = int(sizes.v[QUERIES]), kv_heads = int(sizes.v[KV_HEADS]);
-    int value_size = int(sizes.v[VALUE_SIZE]), group = int(sizes.v[HEADS]) / kv_heads, all = queries * group;
-    unsigned kv_unit = blockIdx.x / unsigned(all);
-    int row = int(blockIdx.x % unsigned(all));
-    int head = int(kv_unit % unsigned(kv_heads)) * group + row / queries, batch = int(kv_unit / unsigned(kv_heads));
-    long long pitch = value_size + 3;
-    parts += blockIdx.x * splits * pitch;
-    W most = W(-INFINITY), sum = 0;
-    bool seen = false;
-#pragma unroll 8
-    for (int s = 0; s < splits; s++) most = larger(most, parts[s * pitch]);
-#pragma unroll 8
-    for (int s = 0; s < splits; s++) {
-        W one = parts[s * pitch];
-        sum += parts[s * pitch + 1] * (one == most ? W(1) : exponential(one - most));
-        seen |= parts[s * pitch + 2] != W(0);
-    }
-    W factor = normalizer(sum, seen, rules.v[BLIND]);
-    T *goal = y + batch * steps.v[OF_Y] + head * steps.v[OF_Y + 1] + row % queries * steps.v[OF_Y + 2];
-    for (int column = threadIdx.x; column < value_size; column += blockDim.x) {
-        W value = 0;
-#pragma unroll 8
-        for (int s = 0; s < splits; s++) {
-            W one = parts[s * pitch];
-            value += parts[s * pitch + 3 + column] * (one == most ? W(1) : exponential(one - most));
-        }
-        goal[column] = narrow<T>(normalized(value, factor));
-    }
+    if (splits == 1 || !arrives_last(arrived + rest, unsigned(splits), &is_last)) return;
+    join(parts, min(ROWS, all - first_row), int(splits), value_size, rules.v[BLIND], &held_values[0][0][0], store);
 }

@@ -8,6 +8,12 @@
 
 #define THREADS 256
 #define TEAMS (THREADS / WARP / WARPS)
+// Blocks of a multiprocessor at once, by the registers that one row takes; from sm_100 on it takes more.
+#if ROWS == 1 && (!defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1000)
+#define RESIDENT 3
+#else
+#define RESIDENT 2
+#endif
 
 typedef Vec<uint32_t, WORDS> Piece;
 
@@ -28,7 +34,7 @@ __device__ __forceinline__ void load_left(float *left, const T *a, long long k, 
 #endif
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 nbits_few(const T *__restrict__ a, const uint32_t *__restrict__ b, const T *__restrict__ scales,
           const ZERO *__restrict__ zeros, T *__restrict__ y, const T *__restrict__ bias, long long M, long long N,
           long long K, long long blocks, long long zero_bytes, long long words, long long block_shift) {

@@ -4,7 +4,8 @@ Order
     1. Quantised patterns first: what they leave is a float model that the others know, once the weights
        that they have not taken are dequantized.
     2. Patterns before fusions: a recognised LayerNormalization is one op, its parts would end in chains.
-    3. Epilogues before skip-normalisations: a product takes the residual at no cost.
+    3. Epilogues before skip-normalisations: a product takes the residual at no cost. What is still normalised
+       alone then goes into products.
     4. Shuffles of channels end in convolutions that have their normalisation and epilogues already.
     5. Chains last: they take what nobody else wanted.
 """
@@ -16,6 +17,7 @@ from ._block import Block
 from .attention import recognize_attention
 from .chains import fuse_chains
 from .cleanup import fold_batchnorm, fuse_epilogues, merge_transposes, remove_identities
+from .norms import fuse_norms
 from .patterns import fuse_skip_normalizations, recognize_patterns
 from .quantized import fuse_quantized
 from .shuffles import fuse_shuffles, recognize_shuffles
@@ -35,6 +37,7 @@ _PASSES: tuple[Pass, ...] = (
     fuse_epilogues,
     fuse_shuffles,
     fuse_skip_normalizations,
+    fuse_norms,
     fuse_chains,
 )
 

@@ -18,7 +18,14 @@ from ._batchnorm import fold_batchnorm
 from ._block import Block
 from ._match import Graph, graph_of, int_list, is_channel_vector, is_scalar, reshape, scalar_of
 
-__all__ = ["activation_of", "fold_batchnorm", "fuse_epilogues", "merge_transposes", "remove_identities"]
+__all__ = [
+    "activation_of",
+    "fold_batchnorm",
+    "fuse_epilogues",
+    "matmul_epilogue",
+    "merge_transposes",
+    "remove_identities",
+]
 
 _F32 = np.dtype(np.float32)
 _LARGEST = float(np.finfo(np.float32).max)
@@ -236,7 +243,7 @@ def fuse_epilogues(block: Block) -> int:
         if op.op_type == "Conv":
             epilogue = _conv_epilogue(op)
         elif op.op_type in ("MatMul", "Gemm"):
-            epilogue = _matmul_epilogue(op, graph)
+            epilogue = matmul_epilogue(op, graph)
         if epilogue is not None:
             epilogue.absorb(graph)
             if len(epilogue.ops) > 1:
@@ -358,7 +365,8 @@ def _conv_epilogue(op: Op) -> _Epilogue | None:
     return made
 
 
-def _matmul_epilogue(op: Op, graph: Graph) -> _Epilogue | None:
+def matmul_epilogue(op: Op, graph: Graph) -> _Epilogue | None:
+    """Return a MatMul or Gemm as the begin of a FusedMatMul, None where it cannot be one."""
     a, b = op.inputs[:2]
     if a is None or b is None or a.ndim < 2 or b.ndim < 2:
         return None

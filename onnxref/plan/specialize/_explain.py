@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from .._steps import Plan, Step
 from ._device_program import DeviceProgram
+from ._join import ELSEWHERE
 from ._lower import Lowered
 from ._regions import Region
 from ._static_text import gives_names
@@ -107,6 +108,8 @@ def _on_device(found: Lowered) -> NodeExplanation:
     if found.step is not None:
         moved = [x for x in found.op.inputs if x is not None and x.constant is None]
         return replace(row, copies=len(moved) + sum(y is not None for y in found.op.outputs))
+    if found.site is not None and ELSEWHERE in found.site.notes:
+        return replace(row, kind="device", libraries=("raw",), captured=True)
     if not found.launches:
         return row
     libraries = dict.fromkeys(call.library for call in found.launches)

@@ -64,6 +64,7 @@ class Acceleration:
         device: the card that programs run on; None for the processor.
         strict: whether an operator that only the reference can run is an error.
         debug: whether to look at the device after every launch, see `DeviceProgram`.
+        model: its name, for errors.
     """
 
     backend: str
@@ -77,6 +78,7 @@ class Acceleration:
     device: Device | None = None
     strict: bool = False
     debug: bool = False
+    model: str = ""
     _constants: DeviceConstants | None = None
 
     def program(self, lowered: list[Lowered], block: Block) -> Program | DeviceProgram:
@@ -84,7 +86,7 @@ class Acceleration:
         if self.device is None:
             return Program(lowered, block.inputs, block.outputs, self.team)
         if self._constants is None:
-            self._constants = DeviceConstants(self.device, self.packs)
+            self._constants = DeviceConstants(self.device, self.packs, name=self.model)
         constants = self._constants.of_program()
         return DeviceProgram(lowered, block.inputs, block.outputs, self.device, constants, self.debug)
 
@@ -363,7 +365,7 @@ class Regions:
         lowered, block = specialize(region, self.acceleration, libraries, hurried=hurried)
         if self.acceleration.strict:
             _refuse_reference(lowered)
-        if lowered and not any(found.calls or found.launches for found in lowered):
+        if lowered and not self.acceleration.strict and not any(map(_is_work, lowered)):
             region.hopeless = "no step has a native kernel"
             return None
         return self.acceleration.program(lowered, block)
@@ -376,6 +378,12 @@ def _start(functions: Sequence[NativeFunction]) -> CompileJob | None:
             return None
         _jobs[:] = [CompileJob(functions)]
         return _jobs[0]
+
+
+def _is_work(found: Lowered) -> bool:
+    """Whether an op alone makes a program worth having: native code, or a range of what may lie on a card."""
+    aliases = found.site.aliases if found.site is not None else ()
+    return bool(found.calls or found.launches) or any(y.size < x.size for y, x, _ in aliases)
 
 
 def _refuse_reference(lowered: Sequence[Lowered]) -> None:
@@ -433,6 +441,7 @@ def _specialize(
         {op for op, step in steps.items() if step.deferred},
         hurried=hurried,
         reorders=not acceleration.device,
+        normalizes=acceleration.device is not None,
     )
     before = {op: (op.op_type, tuple(op.inputs), op.attributes) for op in steps}
     run_passes(block, without)

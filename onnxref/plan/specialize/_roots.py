@@ -1,14 +1,15 @@
 """Which values of a program share memory.
 
 Rules
-    1. An alias lies where its source does.
+    1. An alias lies where its source does, or in a range of that.
     2. A part of an output (an input of a Concat) lies in it, at its offset, from when it is made. It must own
        all of its memory and may lie in one output only; what comes from outside, what goes outside and
-       constants stay where they are.
+       constants stay where they are, and so does what would begin where kernels do not expect it.
     3. An output that lies in another one takes its own parts along. So does one that a part of the other
        lies in already, if all that it is made up of is found in the other at the same distances.
     4. An output may take the place of an input of the same size that nothing reads any more, unless it is
-       a part, has parts or goes outside.
+       a part, has parts or goes outside. The input must own all of its memory, and the op that writes there
+       must not read a range of it: it would meet what it has written.
 
 By rules 2 and 3 memory in an output only ever holds what the output will hold there.
 """
@@ -17,9 +18,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from ...lowering import Operand, Part
 from ._lower import Lowered
+
+
+class Range(NamedTuple):
+    """Bytes `begin` to `end` of an operand's memory."""
+
+    root: Operand
+    begin: int
+    end: int
+
+    @property
+    def is_whole(self) -> bool:
+        return (self.begin, self.end) == (0, self.root.buffer_bytes)
+
+    def meets(self, other: Range) -> bool:
+        """Whether they share memory."""
+        return self.root is other.root and self.begin < other.end and other.begin < self.end
 
 
 class Roots:
@@ -28,26 +46,28 @@ class Roots:
     Args:
         lowered: what computes each op, in order.
         external: operands that come in or go out.
+        alignment: where parts may begin in their outputs: at multiples of so many bytes.
     """
 
-    def __init__(self, lowered: Sequence[Lowered], external: Sequence[Operand]) -> None:
+    def __init__(self, lowered: Sequence[Lowered], external: Sequence[Operand], alignment: int = 1) -> None:
+        self._alignment = alignment
         self._parent: dict[Operand, tuple[Operand, int]] = {}
         self._parts: dict[Operand, list[Part]] = {}
         sites = [found.site for found in lowered if found.site is not None]
         for site in sites:
-            for output, source in site.aliases:
-                self._parent[output] = (source, 0)
+            for output, source, offset in site.aliases:
+                self._parent[output] = (source, offset)
         for part in (part for site in sites for part in site.parts):
             self._parts.setdefault(part.output, []).append(part)
         fixed = {self.of(operand) for operand in external}
         # Which memory a part is, whatever it will lie in.
-        own = {part.input: self.of(part.input) for parts in self._parts.values() for part in parts}
+        own = {part.input: self.range(part.input) for parts in self._parts.values() for part in parts}
         for parts in self._parts.values():
             for part in parts:
                 self._put_inside(part, own, fixed)
         self._put_in_place_of_inputs(lowered, fixed)
 
-    def _put_inside(self, part: Part, own: dict[Operand, Operand], fixed: set[Operand]) -> None:
+    def _put_inside(self, part: Part, own: dict[Operand, Range], fixed: set[Operand]) -> None:
         """Let a part lie in its output if it can (rules 2 and 3)."""
         goal = part.output
         root, inner = self.place(part.input)
@@ -56,10 +76,10 @@ class Roots:
             return
         if root.constant is not None or part.input.constant is not None:
             return
-        if begin < 0 or begin + root.buffer_bytes > goal.buffer_bytes:
+        if begin < 0 or begin + root.buffer_bytes > goal.buffer_bytes or begin % self._alignment:
             return
-        if own[part.input] is root:
-            is_same = part.input.buffer_bytes == root.buffer_bytes
+        if own[part.input].root is root:
+            is_same = own[part.input].is_whole
         else:
             found = {(other.offset, own[other.input]) for other in self._parts[goal]}
             is_same = all((begin + x.offset, own[x.input]) in found for x in self._parts[root])
@@ -71,9 +91,12 @@ class Roots:
         last = {self.of(x): index for index, found in enumerate(lowered) for x in found.op.inputs if x}
         for index, found in enumerate(lowered):
             for output, source in found.site.overwrites if found.site else ():
-                root = self.of(source)
+                place = self.range(source)
+                root = place.root
                 free = root not in fixed and root.constant is None and last.get(root) == index
                 fits = output.buffer_bytes == root.buffer_bytes and output.layout == root.layout
+                read = [self.range(x) for x in found.op.inputs if x is not None and self.of(x) is root]
+                fits = fits and all(other == place for other in read)
                 bound = output in self._parent or output in self._parts or output in fixed
                 if free and fits and not bound:
                     self._parent[output] = (root, 0)
@@ -90,6 +113,11 @@ class Roots:
             operand, further = self._parent[operand]
             offset += further
         return operand, offset
+
+    def range(self, operand: Operand) -> Range:
+        """Return the memory that an operand lies in."""
+        root, begin = self.place(operand)
+        return Range(root, begin, begin + operand.buffer_bytes)
 
     def is_in_place(self, part: Part) -> bool:
         """Whether a part lies where it is to be copied."""

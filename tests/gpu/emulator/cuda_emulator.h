@@ -220,6 +220,7 @@ inline unsigned ballot(bool vote) {
 #define __forceinline__ inline
 #define __noinline__
 #define __restrict__
+#define __grid_constant__
 #define __launch_bounds__(...)
 #if defined(__SANITIZE_ADDRESS__)
 #define __shared__ static

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +61,7 @@ class EmulatedCall:
 
     def __call__(self) -> None:
         self.device.log.append(self.shown)
+        self.device.calls += 1
         self.run()
 
 
@@ -71,6 +73,8 @@ class EmulatedDevice:
         order: schedule of the threads, see `build.ORDERS`.
         log: what was run, in order; a captured graph as "graph of N".
         uploads, downloads: bytes that went from and to the host.
+        calls: how often it was told to do something, memory and copies included.
+        stream: the caller's.
     """
 
     name: str = "emulated"
@@ -82,28 +86,45 @@ class EmulatedDevice:
     uploads: int = 0
     downloads: int = 0
     buffers: list[EmulatedBuffer] = field(default_factory=list)
+    calls: int = 0
+    stream: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
+    idle: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
 
     def begin(self) -> None:
         """Nothing to do."""
 
-    def end(self) -> None:
+    def end(self, begun: None) -> None:
         """Nothing to do."""
 
-    def allocate(self, nbytes: int) -> EmulatedBuffer:
+    def caller(self) -> int:
+        return self.stream
+
+    def compile(self, kernels: Iterable[Kernel]) -> None:
+        """Nothing to do: kernels are built when they are first run."""
+
+    def allocate(self, nbytes: int, what: str = "memory", *, for_caller: bool = False) -> EmulatedBuffer:
+        self.calls += 1
         made = EmulatedBuffer(nbytes)
         self.buffers.append(made)
         return made
 
     def upload(self, array: Array, address_: int) -> None:
+        self.calls += 1
         self.uploads += array.nbytes
         memory(address_, array.nbytes)[...] = np.frombuffer(array.tobytes(), np.uint8)
 
     def download(self, address_: int, array: Array) -> None:
+        self.calls += 1
         self.downloads += array.nbytes
         array.reshape(-1).view(np.uint8)[...] = memory(address_, array.nbytes)
 
+    def download_all(self, wanted: Sequence[tuple[int, Array]]) -> None:
+        for address_, array in wanted:
+            self.download(address_, array)
+
     def copy(self, source: int, goal: int, nbytes: int) -> None:
+        self.calls += 1
         memory(goal, nbytes)[...] = memory(source, nbytes)
 
     def clear(self, address_: int, nbytes: int) -> None:

@@ -1,0 +1,1 @@
+"""CUDA C++ of what every program needs, whatever its operators."""

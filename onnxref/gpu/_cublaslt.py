@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import BackendError, MissingDependencyError
 from ._installed import installed_libraries
-from ._launch import Matmul
+from ._launch import LibraryRefusalError, Matmul
 
 _MOST_ALIGNMENT = 256
 _ASKED = 4  # algorithms; the first that the library can run is taken
@@ -173,8 +173,14 @@ class CublasLt:
             tensors: addresses by role: a, b, d, and bias and residual where `op` has them.
 
         Raises:
-            BackendError: the library refuses; the message names the product.
+            LibraryRefusalError: the library does not do it; the message names the product.
         """
+        try:
+            return self._prepared(op, tensors)
+        except BackendError as error:
+            raise LibraryRefusalError(op, str(error)) from error
+
+    def _prepared(self, op: Matmul, tensors: Mapping[str, int]) -> PreparedMatmul:
         types = _TYPES[op.dtype]
         if types.compute == _COMPUTE_32I and (op.n % 4 or op.k % 4 or op.trans_a or not op.trans_b):
             raise BackendError(f"{op}: 8-bit products want n and k in fours, rows of A and columns of B")

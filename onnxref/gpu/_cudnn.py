@@ -22,10 +22,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import BackendError, MissingDependencyError
+from ..errors import MissingDependencyError
 from ..native import load_code, store_code
 from ._installed import installed_libraries
-from ._launch import Attention, Convolution
+from ._launch import Attention, Convolution, LibraryRefusalError
 
 _OLDEST = 90000  # cuDNN 9.0
 _SYMBOL = "cudnn"  # what a kept plan is called
@@ -114,7 +114,7 @@ class Cudnn:
             tensors: addresses by role, see `LibraryCall`.
 
         Raises:
-            BackendError: cuDNN does not do it; the message names the operation.
+            LibraryRefusalError: cuDNN does not do it; the message names the operation.
         """
         plan = self._plans.get(op)
         if plan is None:
@@ -125,7 +125,7 @@ class Cudnn:
     def _plan(self, op: Convolution | Attention) -> Any:
         """Return a plan, from the disk where it can be."""
         if op.dtype not in _TYPES or (isinstance(op, Attention) and op.dtype == "float32"):
-            raise BackendError(f"{op}: cuDNN does not do it in {op.dtype}")
+            raise LibraryRefusalError(op, f"{op}: cuDNN does not do it in {op.dtype}")
         key = self._key(op)
         kept = load_code(key)
         if kept is not None and (plan := self._restored(kept[1])) is not None:
@@ -133,7 +133,8 @@ class Cudnn:
         try:
             plan = self._built(op)
         except (*self._errors, ValueError) as error:
-            raise BackendError(f"{op}: cuDNN {self._dnn.backend_version()} says: {error}") from error
+            why = f"{op}: cuDNN {self._dnn.backend_version()} says: {error}"
+            raise LibraryRefusalError(op, why) from error
         with contextlib.suppress(*self._errors):  # an engine that cannot be kept is planned again next time
             store_code(key, _SYMBOL, bytes(plan.serialize()))
         return plan

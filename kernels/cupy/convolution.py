@@ -42,7 +42,6 @@ from ._conv import (
     CODE,
     Conv,
     aligned_channels,
-    epilogue_defines,
     extents,
     is_last,
     may_round,
@@ -52,6 +51,7 @@ from ._conv import (
     taps_first,
     turned,
 )
+from ._products import epilogue_defines
 from ._rows import BUSY, FLOATS
 from ._views import Memory, View, emit_view
 from .depthwise import emit_depthwise, is_depthwise

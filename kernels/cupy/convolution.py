@@ -11,6 +11,9 @@ Tolerance: an element differs from the exact sum of its K products by at most `K
 that of float32 for float16, bfloat16 and float32, of float64 for float64, beside one rounding to the type
 (two, where bias, residual or activation follow in a launch of their own). float32 is multiplied in TF32 only
 with precision "tf32", or "bf16" and constant weights.
+
+Padding is skipped, so that it adds nothing even where weights are infinite or NaN: constant weights like that
+are left to the reference, others are taken to be finite.
 """
 
 from __future__ import annotations

@@ -10,21 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from onnxref.gpu import CTYPES
 from onnxref.lowering import ChannelsLast, Operand, Scratch, Site, Unsupported
 
 from ..common.windows import over_axes, with_leading
 from ..numpy._windows import Windows
+from ._products import ACTIVATIONS, epilogue_defines
 from ._rows import FLOATS
 from ._views import Memory
 from .layout import turn
 
 CODE = "onnxref.kernels.cupy.code"
 ACCESS = 16  # bytes
-_ACTIVATIONS = (  # by their numbers in product.cuh
-    *("", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh"),
-    *("HardSigmoid", "HardSwish", "Silu", "Gelu", "GeluTanh"),
-)
 
 
 def strides_of(shape: Sequence[int], last: bool) -> tuple[int, ...]:
@@ -120,7 +116,7 @@ class Conv:
             raise Unsupported(f"a bias of shape {self.bias.shape}")
         if self.residual is not None and self.residual.shape != self.y.shape:
             raise Unsupported("a residual that is broadcast")
-        if self.activation not in _ACTIVATIONS:
+        if self.activation not in ACTIVATIONS:
             raise Unsupported(f"activation {self.activation}")
 
     @property
@@ -147,12 +143,6 @@ class Conv:
     def defines(self) -> dict[str, str | int]:
         """Return the parameters of `product.cuh`."""
         return epilogue_defines(self.name, self.activation)
-
-
-def epilogue_defines(name: str, activation: str = "") -> dict[str, str | int]:
-    """Return the parameters of `product.cuh` for an element type and an activation."""
-    factor = "double" if name == "float64" else "float"
-    return {"T": CTYPES[name], "FACTOR": factor, "ACTIVATION": _ACTIVATIONS.index(activation)}
 
 
 def taps_first(conv: Conv) -> Memory:

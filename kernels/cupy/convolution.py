@@ -11,6 +11,9 @@ Tolerance: an element differs from the exact sum of its K products by at most `K
 that of float32 for float16, bfloat16 and float32, of float64 for float64, beside one rounding to the type
 (two, where bias, residual or activation follow in a launch of their own). float32 is multiplied in TF32 only
 with precision "tf32", or "bf16" and constant weights.
+
+Padding is skipped, so that it adds nothing even where weights are infinite or NaN: constant weights like that
+are left to the reference, others are taken to be finite.
 """
 
 from __future__ import annotations
@@ -42,7 +45,6 @@ from ._conv import (
     CODE,
     Conv,
     aligned_channels,
-    epilogue_defines,
     extents,
     is_last,
     may_round,
@@ -52,6 +54,7 @@ from ._conv import (
     taps_first,
     turned,
 )
+from ._products import epilogue_defines
 from ._rows import BUSY, FLOATS
 from ._views import Memory, View, emit_view
 from .depthwise import emit_depthwise, is_depthwise
@@ -253,12 +256,16 @@ def _by_cudnn(conv: Conv) -> None:
     """Emit cuDNN's convolution, and a launch for what it is not asked to add or apply.
 
     It adds bias and residual and applies Relu on tensor cores, without groups and over two axes; its other
-    engines do not know all of these at once.
+    engines do not know all of these at once. Its ready-made kernels for them have a bias: without one it
+    would have to compile a kernel first, which takes seconds.
     """
     windows, site = conv.windows, conv.site
     tf32 = conv.name == "float32" and may_round(site, conv.w)
     fuses = conv.group == 1 and len(windows.size) <= 2 and (conv.size == 2 or tf32)
     activation: Literal["", "Relu"] = "Relu" if fuses and conv.activation == "Relu" else ""
+    bias: Memory | None = conv.bias if fuses else None
+    if fuses and bias is None and (activation or conv.residual is not None):
+        bias = site.pack((), ("no bias", conv.m, conv.name), lambda: np.full(conv.m, -0.0, conv.x.dtype))
     seen = over_axes(windows, 2)
     op = Convolution(
         (conv.n, conv.c, *seen.size),
@@ -270,13 +277,13 @@ def _by_cudnn(conv: Conv) -> None:
         pads=seen.begins + seen.begins,
         groups=conv.group,
         activation=activation,
-        has_bias=fuses and conv.bias is not None,
+        has_bias=bias is not None,
         has_residual=fuses and conv.residual is not None,
         tf32=tf32,
     )
     tensors: dict[str, Memory] = {"x": turned(site, conv.x), "w": packed_weights(site, conv.w)}
-    if op.has_bias and conv.bias is not None:
-        tensors["bias"] = conv.bias
+    if bias is not None:
+        tensors["bias"] = bias
     if op.has_residual and conv.added is not None:
         tensors["residual"] = conv.added
     site.library(op, **tensors, y=conv.goal.memory)

@@ -28,6 +28,7 @@ from onnxref.lowering import Operand, Packed, Scratch, Site
 from ..common import integer_linalg as rules
 from ..common.checks import accept
 from ..common.integer_linalg import DYNAMIC, INTEGER, QLINEAR, QUANTIZED, TO_FLOAT, IntegerProduct
+from .quantization import emit_extremes
 
 _CODE = "onnxref.kernels.cupy.code"
 _BYTES = ("uint8", "int8")
@@ -35,7 +36,6 @@ _LINE = 16  # bytes of an access, of which packed rows are multiples
 _TILE = 64
 _FEW_ROWS = 4
 _LARGE = 2**27  # multiplications from which cuBLASLt pays its preparation
-_MOST_PARTS = 264  # blocks that look for extremes
 _EXACT_DEPTH = 33_025  # 255 * 255 * this fits int32
 
 
@@ -363,9 +363,7 @@ def _dynamic(site: Site, asked: IntegerProduct) -> None:
     product = _Product(site, quantized, b, y, given, left)
     if y.size == 0:
         return
-    parts = min(_MOST_PARTS, -(-a.size // 4096)) or 1
-    found = site.scratch(8 * parts)
-    site.launch(cuda_kernel(_CODE, "int8_dynamic.cu", "extremes"), a, found, a.size, grid=(parts, 1, 1))
+    found, parts = emit_extremes(site, a)
     site.launch(
         cuda_kernel(_CODE, "int8_dynamic.cu", "quantized_rows"),
         *(a, found, left.packed, left.sums, scale, zero, parts, K, pitch, rows),

@@ -25,19 +25,16 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from onnxref.dtypes import Array
-from onnxref.gpu import CTYPES, Matmul, cuda_kernel, grid_for
+from onnxref.gpu import Matmul, cuda_kernel, grid_for
 from onnxref.lowering import Operand, Packed, Site, Unsupported, lower
 from onnxref.registry import INTERNAL
 
 from ..common import linalg as rules
 from ..common.linalg import PRODUCTS, Product
+from ._products import ACTIVATIONS, epilogue_defines
 from ._rows import BUSY, FLOATS, INTEGERS, rows_in_registers
 
 _CODE = "onnxref.kernels.cupy.code"
-_ACTIVATIONS = (
-    *("", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh"),
-    *("HardSigmoid", "HardSwish", "Silu", "Gelu", "GeluTanh"),
-)
 _FEW_ROWS = 4  # that `gemv` takes
 _MANY_BLOCKS = 264
 _MOST_CALLS = 64  # of cuBLASLt for one node
@@ -127,7 +124,7 @@ class _Product:
             raise Unsupported("matrices with the channels last")
         if self.is_integer and not (float(self.scale).is_integer() and float(self.beta).is_integer()):
             raise Unsupported("integers times a fraction")
-        if self.activation not in _ACTIVATIONS or (self.activation and self.is_integer):
+        if self.activation not in ACTIVATIONS or (self.activation and self.is_integer):
             raise Unsupported(f"{self.activation} of {name}")
 
     def _check_addends(self) -> None:
@@ -248,16 +245,9 @@ def _calls(product: _Product) -> int:
 
 
 def _defines(product: _Product) -> dict[str, str | int]:
-    name = product.a.dtype.name
-    factor = "long long" if product.is_integer else "double" if name == "float64" else "float"
     largest = (max(product.M, product.N) + 16) * product.K  # rows of B may be padded
     index = "int" if largest < _MOST_INDEX else "long long"
-    return {
-        "T": CTYPES[name],
-        "INDEX": index,
-        "FACTOR": factor,
-        "ACTIVATION": _ACTIVATIONS.index(product.activation),
-    }
+    return {"INDEX": index, **epilogue_defines(product.a.dtype.name, product.activation)}
 
 
 def _factors(product: _Product) -> tuple[Factor, ...]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -181,6 +180,14 @@ DEQUANTIZE.register("cupy", _dequantize, _goes_along)
 # --- DynamicQuantizeLinear -----------------------------------------------------------------------
 
 
+def emit_extremes(site: Site, x: Operand) -> tuple[Scratch | Operand, int]:
+    """Emit the least and the largest element of each block's share; return where they are, and how many."""
+    count = min(_PARTS, -(-x.size // 4096)) or 1
+    parts = site.scratch(8 * count)
+    site.launch(cuda_kernel(_CODE, "extremes.cu", "extremes"), x, parts, x.size, grid=(count, 1, 1))
+    return parts, count
+
+
 def _any_layout(op: Op, lanes: int) -> BlockedUse | None:
     x, y = op.inputs[0], op.outputs[0]
     return BlockedUse({0: NO_PAD}, (0,)) if x is not None and y is not None and x.ndim in (3, 4, 5) else None
@@ -196,17 +203,11 @@ def dynamic_quantize_linear(site: Site, x: Operand) -> None:
     y, scale, zero = site.outputs
     accept(x.dtype == np.float32 and not _lanes(x.layout), f"x is {x}")
     accept(y is None or (y.layout == x.layout and y.shape == x.shape), "another layout")
-    kernel = partial(cuda_kernel, _CODE, "dynamic_quantization.cu")
     alone = x.size <= _ONE_BLOCK
-    parts: Scratch | Operand = x
-    count = 0
-    if not alone:
-        count = min(_PARTS, -(-x.size // 4096))
-        parts = site.scratch(8 * count)
-        site.launch(kernel("extremes", ALONE=0), x, parts, x.size, grid=(count, 1, 1))
+    parts, count = (x, 0) if alone else emit_extremes(site, x)
     blocks = 1 if alone or y is None else min(8 * _PARTS, -(-x.size // 2048))
     site.launch(
-        kernel("dynamic_quantize", ALONE=int(alone)),
+        cuda_kernel(_CODE, "dynamic_quantization.cu", "dynamic_quantize", ALONE=int(alone)),
         x,
         parts,
         y if y is not None else site.scratch(1),

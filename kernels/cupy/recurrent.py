@@ -23,6 +23,7 @@ from onnxref.gpu import CTYPES, Matmul, cuda_kernel
 from onnxref.lowering import Fault, Operand, Packed, Scratch, Site, Unsupported
 
 from ..common.recurrent import RECURRENT, Layer
+from ._products import epilogue_defines
 from ._rows import FLOATS, power_above
 from ._values import fault_of
 
@@ -139,10 +140,8 @@ class _Layer(Layer):
             return
         kernel = cuda_kernel(
             *(_CODE, "gemm.cu", "gemm"),
-            T=CTYPES[dtype.name],
-            FACTOR="double" if dtype == np.float64 else "float",
+            **epilogue_defines(dtype.name),
             INDEX="int" if max(m, n) * k < 2**31 - 2**20 else "long long",
-            ACTIVATION=0,
             TRANS_A=0,
             TRANS_B=1,
             TILE=64,

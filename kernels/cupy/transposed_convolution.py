@@ -25,7 +25,6 @@ from ._conv import (
     CODE,
     Goal,
     aligned_channels,
-    epilogue_defines,
     extents,
     is_last,
     may_round,
@@ -33,6 +32,7 @@ from ._conv import (
     symmetric,
     turned,
 )
+from ._products import epilogue_defines
 from ._rows import FLOATS
 from ._views import Memory, View, emit_view
 from .layout import turn

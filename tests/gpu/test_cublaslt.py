@@ -1,7 +1,8 @@
 """Our binding of cuBLASLt, against a library made of NumPy that knows nothing but column-major matrices.
 
 It keeps what it is told by the numbers of the real headers, refuses what the real one refuses, and multiplies
-what the descriptors say. Where cuBLASLt is installed, it takes and gives back the same descriptors.
+what the descriptors say. Where cuBLASLt is installed, it takes and gives back the same descriptors, and its
+headers are held to our numbers.
 """
 
 # ruff: noqa: N802 - the stand-in has the names of the library
@@ -11,7 +12,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import math
+import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -22,8 +26,9 @@ from hypothesis import strategies as st
 
 from onnxref.dtypes import Array
 from onnxref.errors import BackendError, MissingDependencyError
-from onnxref.gpu import Matmul
+from onnxref.gpu import Matmul, _cublaslt
 from onnxref.gpu._cublaslt import CublasLt, HeuristicResult, load_cublaslt
+from onnxref.gpu._nvrtc import include_folders
 
 from .emulator.libraries import run_library
 
@@ -37,6 +42,7 @@ DESCRIPTION = {3: ("transa", 4), 4: ("transb", 4), 7: ("epilogue", 4), 8: ("bias
 LAYOUT = {5: ("batch", 4), 6: ("stride", 8)}
 PREFERENCE = {
     1: ("workspace", 8),
+    3: ("reductions", 4),
     5: ("align_a", 4),
     6: ("align_b", 4),
     7: ("align_c", 4),
@@ -307,6 +313,25 @@ def test_an_algorithm_is_asked_for_once() -> None:
     assert len(library.asked) == 2
 
 
+@pytest.mark.parametrize(
+    ("dtype", "asks"),
+    [("float16", 2), ("bfloat16", 2), ("float32", None), ("float64", None), ("int8", None)],
+)
+def test_parts_of_a_sum_meet_in_the_compute_type(dtype: str, asks: int | None) -> None:
+    """Schemes that add parts in the type of the result round 16-bit sums more than once."""
+    (asked,) = _check(Matmul(4, 8, 16, dtype, trans_b=True)).asked
+    assert asked.get("reductions") == asks
+
+
+def test_a_card_that_it_cannot_use() -> None:
+    class Refusing(FakeLibrary):
+        def cublasLtCreate(self, pointer: Any) -> int:
+            return 1
+
+    with pytest.raises(MissingDependencyError, match="NOT_INITIALIZED"):
+        CublasLt(0xBEEF00, WORKSPACE_BYTES, STREAM, library=Refusing())
+
+
 def test_first_algorithm_that_runs() -> None:
     library = FakeLibrary()
     library.states = [NOT_SUPPORTED, SUCCESS]
@@ -403,3 +428,93 @@ def _attribute(get: Any, thing: Any, attribute: int, size: int) -> int:
     assert get(thing, attribute, ctypes.byref(value), size, ctypes.byref(written)) == 0
     assert written.value == size
     return value.value
+
+
+_HEADERS = """
+#define __CUDA_FP16_H__  // which want CUDA's C++ library: sizes alone matter here
+#define __CUDA_BF16_H__
+struct __half { short bits; };
+struct __nv_bfloat16 { short bits; };
+#include <cublasLt.h>
+#include <type_traits>
+
+template <typename T> constexpr char kind() {
+    return std::is_pointer_v<T> ? 'p' : sizeof(T) == 8 ? 'q' : sizeof(T) == 4 ? 'i' : '?';
+}
+template <typename R, typename... Args> constexpr bool takes(R (*)(Args...), const char *kinds) {
+    const char found[] = {kind<Args>()..., 0};
+    for (int i = 0; i <= (int)sizeof...(Args); ++i)
+        if (found[i] != kinds[i]) return false;
+    return sizeof(R) == 4;
+}
+"""
+
+
+def _numbers() -> dict[str, int]:
+    """Return our numbers by the names that the headers have for them."""
+    own = _cublaslt
+    found = {
+        f"CUDA_R_{name}": getattr(own, f"_R_{name}") for name in ("32F", "64F", "16F", "8I", "32I", "16BF")
+    }
+    for name in ("32F", "64F", "32I", "32F_FAST_TF32"):
+        found[f"CUBLAS_COMPUTE_{name}"] = getattr(own, f"_COMPUTE_{name}")
+    for name in ("TRANSA", "TRANSB", "EPILOGUE", "BIAS_POINTER"):
+        found[f"CUBLASLT_MATMUL_DESC_{name}"] = getattr(own, f"_DESC_{name}")
+    alignments = zip("ABCD", own._PREF_ALIGNMENTS, strict=True)
+    found |= {f"CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_{which}_BYTES": number for which, number in alignments}
+    result = "cublasLtMatmulHeuristicResult_t"
+    return found | {
+        "CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT": own._LAYOUT_BATCH_COUNT,
+        "CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET": own._LAYOUT_BATCH_OFFSET,
+        "CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES": own._PREF_WORKSPACE,
+        "CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK": own._PREF_REDUCTIONS,
+        "CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE": own._REDUCTION_COMPUTE_TYPE,
+        "CUBLASLT_EPILOGUE_DEFAULT": own._EPILOGUE_DEFAULT,
+        "CUBLASLT_EPILOGUE_BIAS": own._EPILOGUE_BIAS,
+        "CUBLASLT_EPILOGUE_RELU": own._EPILOGUES["Relu"],
+        "CUBLASLT_EPILOGUE_RELU_BIAS": own._EPILOGUES["Relu"] + own._EPILOGUE_BIAS,
+        "CUBLASLT_EPILOGUE_GELU": own._EPILOGUES["Gelu"],
+        "CUBLASLT_EPILOGUE_GELU_BIAS": own._EPILOGUES["Gelu"] + own._EPILOGUE_BIAS,
+        "CUBLAS_OP_N": 0,
+        "CUBLAS_OP_T": 1,
+        **{f"CUBLAS_STATUS_{name}": number for number, name in own._STATUS.items()},
+        f"sizeof({result})": ctypes.sizeof(HeuristicResult),
+        "sizeof(cublasLtMatmulAlgo_t)": HeuristicResult.algo.size,
+        **{
+            f"offsetof({result}, {theirs})": getattr(HeuristicResult, ours).offset
+            for theirs, ours in (("workspaceSize", "workspace_bytes"), ("state", "state"))
+        },
+    }
+
+
+def _kinds(signature: tuple[Any, ...]) -> str:
+    """Return a letter for each argument: p for a pointer, q and i for numbers of eight and four bytes."""
+    numbers = {ctypes.c_int: "i", ctypes.c_size_t: "q", ctypes.c_uint64: "q", ctypes.c_int64: "q"}
+    return "".join(numbers.get(kind, "p") for kind in signature)
+
+
+def _include_folder() -> Path:
+    for folder in sys.path:
+        for package in ("cu13", "cublas"):
+            path = Path(folder, "nvidia", package, "include")
+            if (path / "cublasLt.h").exists():
+                return path
+    pytest.skip("cuBLASLt's headers are not installed (nvidia-cublas)")
+
+
+def test_numbers_and_signatures_are_those_of_the_headers() -> None:
+    folder = _include_folder()
+    checks = [f"static_assert({name} == {number}, {name!r});" for name, number in _numbers().items()]
+    checks += [
+        f"static_assert(takes({function}, {_kinds(signature)!r}), {function!r});"
+        for function, signature in _cublaslt._SIGNATURES.items()
+    ]
+    text = _HEADERS + "\n".join(checks).replace("'", '"')
+    folders = [f"-I{each}" for each in (folder, *include_folders())]
+    done = subprocess.run(
+        ["g++", "-std=c++17", "-fsyntax-only", "-x", "c++", *folders, "-"],
+        input=text,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -145,6 +145,16 @@ def test_cudnn_with_residual(name: str, activation: str) -> None:
         assert log[0].endswith("+bias+residual" + "+Relu" * (activation == "Relu") + ")")
 
 
+@pytest.mark.parametrize(("activation", "residual"), [("Relu", False), ("Relu", True), ("", True)])
+def test_cudnn_is_given_a_bias_for_what_it_fuses(activation: str, residual: bool) -> None:
+    """Its ready-made kernels have one; the one that stands in changes nothing, the sign of zero neither."""
+    x, w = normal((1, 8, 5, 5), "float16"), normal((8, 8, 3, 3), "float16", 1)
+    added = normal((1, 8, 3, 3), "float16", 3) if residual else None
+    log = check(x, w, None, added, activation=activation, roundings=3)
+    assert "+bias" in log[0]
+    assert "+bias" not in check(x, w)[0]
+
+
 def test_cudnn_tf32_and_groups_and_axes() -> None:
     x, w = normal((1, 8, 9)), normal((8, 8, 3), seed=1)
     assert "cudnn" in check(x, w, dilations=(2,), precision="tf32")[0]
@@ -393,6 +403,33 @@ def test_nan_goes_where_its_windows_are() -> None:
             orders=(0,),
         )
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["float16", "float32"])
+@pytest.mark.parametrize("has_residual", [False, True])
+def test_nan_passes_a_fused_relu(name: str, has_residual: bool) -> None:
+    """Relu of NaN is NaN, whoever applies it: cuDNN is asked here, which has settings for that."""
+    x, w = normal((1, 8, 6, 6), name), normal((8, 8, 3, 3), name, 1)
+    x[0, 2, 3, 3] = np.nan
+    residual = normal((1, 8, 4, 4), name, 2)
+    residual[0, 5, 0, 0] = np.nan
+    (plain,) = reference("Conv", [x, w], {}, 22)
+    expected = np.isnan(plain + residual if has_residual else plain)
+    device = EmulatedDevice(libraries=frozenset(BOTH))
+    inputs = [x, w, normal((8,), name, 3), *([residual] if has_residual else [])]
+    (found,) = run_on_device(
+        *("FusedConv", inputs, [(plain.shape, x.dtype)], {"activation": "Relu"}),
+        domain=INTERNAL,
+        opset=1,
+        constants=[1, 2],
+        channels_last=[0, 3][: 1 + has_residual],
+        outputs_last=[0],
+        precision="tf32",
+        orders=(0,),
+        device=device,
+    )
+    assert "+Relu" in device.log[0]
+    np.testing.assert_array_equal(np.isnan(found), expected)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))

@@ -73,6 +73,9 @@ def _hold(case: Case, found: Array, inputs: list[Array], ulps: float = 0, atol: 
     np.testing.assert_allclose(
         found.astype("f8"), expected.astype("f8"), rtol=ulps * eps, atol=atol, err_msg=name
     )
+    if not ulps and not atol:  # zeros have signs
+        signs = (np.signbit(found) == np.signbit(expected)) | np.isnan(expected)
+        assert signs.all(), f"{name}: {found[~signs]} where {expected[~signs]} is due"
 
 
 # --- one tensor of floats ------------------------------------------------------------------------

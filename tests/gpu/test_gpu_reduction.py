@@ -265,3 +265,13 @@ def test_arg_of_nothing() -> None:
     with pytest.raises(Unsupported, match="empty"):
         run_on_device("ArgMax", [np.zeros((2, 0), np.float32)], [((2, 1), np.int64)], {"axis": 1}, opset=13)
     check_arg("ArgMax", np.zeros((0, 3), np.float32), 1)
+
+
+@pytest.mark.parametrize("op_type", ["ReduceL1", "ReduceL2", "ReduceSumSquare"])
+def test_magnitudes_and_squares_of_negative_zeros_are_positive(op_type: str) -> None:
+    x = np.array([[-0.0] * 6, [0.0, -0.0] * 3], np.float32)
+    axes = np.array([1], np.int64)
+    (expected,) = reference(op_type, [x, axes], {}, 18)
+    (found,) = run_on_device(op_type, [x, axes], [(expected.shape, x.dtype)], {}, opset=18, constants=[1])
+    assert found is not None
+    np.testing.assert_array_equal(np.signbit(found), np.signbit(expected))

@@ -81,7 +81,10 @@ __device__ __forceinline__ float absolute(float x) { return fabsf(x); }
 __device__ __forceinline__ double absolute(double x) { return fabs(x); }
 template <class T> __device__ __forceinline__ T absolute(T x) { return x < T(0) ? negative(x) : x; }
 
-template <class T> __device__ __forceinline__ T sign(T x) { return x > T(0) ? T(1) : x < T(0) ? T(-1) : x; }
+// NaN stays; the sign of either zero is 0.
+template <class T> __device__ __forceinline__ T sign(T x) {
+    return x > T(0) ? T(1) : x < T(0) ? T(-1) : x == x ? T(0) : x;
+}
 
 __device__ __forceinline__ float square_root(float x) { return sqrtf(x); }
 __device__ __forceinline__ double square_root(double x) { return sqrt(x); }

@@ -1,5 +1,5 @@
 // What comes after a matrix product: y = activation(scale * sum + beta * bias + residual).
-// ACTIVATION: number of the activation, see `product_of` in linalg.py; 0 is none. FACTOR: type of scale and beta.
+// ACTIVATION: number of the activation, see `_products.py`; 0 is none. FACTOR: type of scale and beta.
 
 // Integers are added without a sign, so that they wrap.
 template <class E> struct Accumulator { typedef typename Wide<E>::type type; };

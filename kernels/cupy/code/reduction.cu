@@ -13,7 +13,8 @@ struct Identity {
     template <class V> __device__ __forceinline__ V operator()(V v) const { return v; }
 };
 struct Magnitude {
-    template <class V> __device__ __forceinline__ V operator()(V v) const { return v < 0 ? -v : v; }
+    // Of -0 it is +0.
+    template <class V> __device__ __forceinline__ V operator()(V v) const { return v > 0 ? v : V(0) - v; }
 };
 struct Square {
     template <class V> __device__ __forceinline__ V operator()(V v) const { return v * v; }

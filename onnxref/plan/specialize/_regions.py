@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from ...errors import BackendError
-from ...gpu import Device, DeviceTensor
+from ...gpu import Device, DeviceTensor, LibraryOp, LibraryRefusalError
 from ...limits import Budget
 from ...lowering import Op, Operand, PackCache, load_lowerings
 from ...native import CompileJob, NativeFunction, NativeUnavailableError, Team, compile_together
@@ -65,6 +65,7 @@ class Acceleration:
         strict: whether an operator that only the reference can run is an error.
         debug: whether to look at the device after every launch, see `DeviceProgram`.
         model: its name, for errors.
+        refused: operations that the device's libraries turned out not to do; kernels of our own do without.
     """
 
     backend: str
@@ -79,6 +80,7 @@ class Acceleration:
     strict: bool = False
     debug: bool = False
     model: str = ""
+    refused: set[LibraryOp] = field(default_factory=set)
     _constants: DeviceConstants | None = None
 
     def program(self, lowered: list[Lowered], block: Block) -> Program | DeviceProgram:
@@ -335,7 +337,7 @@ class Regions:
         if region.planned is None:
             load_lowerings(self.acceleration.backend)
             started = time.perf_counter()
-            region.planned = self._planned(region, self.acceleration.libraries)
+            region.planned = self._planned(region)
             region.planning = time.perf_counter() - started
         if region.planned is None or (region.job is not None and not region.job.is_done()):
             return
@@ -345,24 +347,24 @@ class Regions:
                 region.job = _start(missing)
             return
         compile_together(missing, self.acceleration.team.threads)
-        try:
-            region.planned.compile()
-        except BackendError as error:
-            if not self.acceleration.libraries:
-                raise
-            # A library has no algorithm for some operation: kernels of our own do without it.
-            region.note = f"no libraries: {error}"
-            region.planned = self._planned(region, frozenset())
-            if region.planned is None:
+        while region.planned is not None:
+            try:
+                region.planned.compile()
+            except LibraryRefusalError as error:
+                if error.op in self.acceleration.refused:
+                    raise
+                self.acceleration.refused.add(error.op)
+                region.note = "; ".join(filter(None, (region.note, str(error))))
+                region.planned = self._planned(region)
+            else:
+                region.program = region.planned
+                self.acceleration.specialized += not region.foreseen
                 return
-            region.planned.compile()
-        region.program = region.planned
-        self.acceleration.specialized += not region.foreseen
 
-    def _planned(self, region: Region, libraries: frozenset[str]) -> Program | DeviceProgram | None:
+    def _planned(self, region: Region) -> Program | DeviceProgram | None:
         """Return a region's program; None where only the reference can run it."""
         hurried = self._proven(region.record.begin) is not None
-        lowered, block = specialize(region, self.acceleration, libraries, hurried=hurried)
+        lowered, block = specialize(region, self.acceleration, hurried=hurried)
         if self.acceleration.strict:
             _refuse_reference(lowered)
         if lowered and not self.acceleration.strict and not any(map(_is_work, lowered)):
@@ -402,30 +404,22 @@ def all_regions(plan: Plan) -> list[Region]:
 
 
 def specialize(
-    region: Region,
-    acceleration: Acceleration,
-    libraries: frozenset[str] = frozenset(),
-    *,
-    hurried: bool = False,
+    region: Region, acceleration: Acceleration, *, hurried: bool = False
 ) -> tuple[list[Lowered], Block]:
     """Run the passes and lowerings over a region; return what computes it, and its inputs and outputs.
 
     Args:
-        libraries, hurried: see `onnxref.lowering.Site`.
+        hurried: see `onnxref.lowering.Site`.
     """
     try:
-        return _specialize(region, acceleration, libraries, acceleration.without, hurried)
+        return _specialize(region, acceleration, acceleration.without, hurried)
     except NoReferenceError:
         without = frozenset(all_passes()) - {fold_weights.__name__}
-        return _specialize(region, acceleration, libraries, without, hurried)
+        return _specialize(region, acceleration, without, hurried)
 
 
 def _specialize(
-    region: Region,
-    acceleration: Acceleration,
-    libraries: frozenset[str],
-    without: frozenset[str],
-    hurried: bool,
+    region: Region, acceleration: Acceleration, without: frozenset[str], hurried: bool
 ) -> tuple[list[Lowered], Block]:
     operands = region.record.operands
     for operand in operands.values():
@@ -451,7 +445,14 @@ def _specialize(
         if op in steps and before[op] == (op.op_type, tuple(op.inputs), op.attributes)
     }
     layouts = "layout" not in acceleration.without
-    lowered = lower_block(block, unchanged, acceleration.backend, layouts=layouts, libraries=libraries)
+    lowered = lower_block(
+        block,
+        unchanged,
+        acceleration.backend,
+        layouts=layouts,
+        libraries=acceleration.libraries,
+        refused=acceleration.refused,
+    )
     return lowered, block
 
 

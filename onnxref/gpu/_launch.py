@@ -126,7 +126,8 @@ class Attention:
     Attributes:
         heads, kv_heads: of Q, and of K and V (fewer: grouped queries).
         causal: a query sees keys up to its own position, counted from the end of both.
-        has_bias: an additive mask that broadcasts from `bias_shape`.
+        bias_shape: of an additive mask that broadcasts; () for none.
+        strides: of Q, K, V and Y, in elements over (batch, heads, length); () where all of them are dense.
     """
 
     batch: int
@@ -140,6 +141,17 @@ class Attention:
     scale: float
     causal: bool = False
     bias_shape: tuple[int, ...] = ()
+    strides: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int, int, int]]:
+        """Return the extents of q, k, v and y."""
+        return {
+            "q": (self.batch, self.heads, self.q_length, self.size),
+            "k": (self.batch, self.kv_heads, self.kv_length, self.size),
+            "v": (self.batch, self.kv_heads, self.kv_length, self.v_size),
+            "y": (self.batch, self.heads, self.q_length, self.v_size),
+        }
 
     def __str__(self) -> str:
         return (

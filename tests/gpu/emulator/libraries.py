@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxref.dtypes import Array
 from onnxref.gpu import Attention, Convolution, LibraryOp, Matmul
+from onnxref.gpu._cudnn import row_strides
 
 _TYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -131,14 +132,14 @@ def _scatter_tap(op: Convolution, x: Array, w: Array, y: Array, tap: tuple[int, 
 
 
 def _attention(op: Attention, tensors: Mapping[str, int]) -> None:
-    def heads(role: str, count: int, length: int, size: int) -> Array:
-        return view(tensors[role], op.batch * count * length * size, op.dtype).reshape(
-            op.batch, count, length, size
-        )
-
-    q = heads("q", op.heads, op.q_length, op.size).astype(np.float32)
-    k = heads("k", op.kv_heads, op.kv_length, op.size).astype(np.float32)
-    v = heads("v", op.kv_heads, op.kv_length, op.v_size).astype(np.float32)
+    lying = {}
+    for i, (role, shape) in enumerate(op.shapes.items()):
+        strides = (*op.strides[i], 1) if op.strides else row_strides(shape)
+        # What cuDNN's engines want of types of 16 bits.
+        assert tensors[role] % 16 == 0, f"{role} is not aligned"
+        assert all(step and step % 8 == 0 for step in strides[:3]), f"{role} has rows that are not aligned"
+        lying[role] = strided_view(tensors[role], shape, strides, op.dtype)
+    q, k, v = (lying[role].astype(np.float32) for role in "qkv")
     k, v = (np.repeat(t, op.heads // op.kv_heads, axis=1) for t in (k, v))
     scores: Any = op.scale * (q @ k.swapaxes(2, 3))
     if op.bias_shape:
@@ -150,5 +151,4 @@ def _attention(op: Attention, tensors: Mapping[str, int]) -> None:
         scores = np.where(np.arange(op.kv_length) <= rows, scores, -np.inf)
     scores = np.exp(scores - scores.max(-1, keepdims=True))
     y = scores / scores.sum(-1, keepdims=True) @ v
-    goal = heads("y", op.heads, op.q_length, op.v_size)
-    goal[...] = y.astype(goal.dtype)
+    lying["y"][...] = y.astype(lying["y"].dtype)

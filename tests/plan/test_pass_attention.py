@@ -6,10 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-import onnxref.kernels.numba.attention  # noqa: F401 - registers the lowering
-import pass_cases
 import pytest
-from lowered import run_lowered
 from pass_cases import Builder, check_pass
 
 from onnxref.lowering import Op, Operand
@@ -17,19 +14,6 @@ from onnxref.plan.passes.attention import recognize_attention
 
 B, S, H, D = 2, 10, 4, 16
 LOWEST = np.float32(np.finfo(np.float32).min)
-
-
-def _fused_attention(op: Op, *arrays: Any) -> tuple[Any, ...]:
-    y = op.outputs[0]
-    assert y is not None
-    return tuple(
-        run_lowered(op.op_type, arrays, [(y.shape, y.dtype)], op.attributes, domain=op.domain, opset=1)
-    )
-
-
-@pytest.fixture(autouse=True)
-def _with_fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(pass_cases._INTERNAL, "FusedAttention", _fused_attention)
 
 
 def normal(*shape: int, seed: int = 0) -> Any:

@@ -20,6 +20,7 @@ class Block:
             kernels compute them in float32.
         deferred: ops of constants which the plan has left to `fold_weights`.
         reorders: whether the kernels' FusedConv takes its input channels in any `order`.
+        merges_products: whether products of one left operand had better be one, since each launch costs.
     """
 
     ops: list[Op]
@@ -30,6 +31,7 @@ class Block:
     narrow: tuple[DType, ...] = ()
     deferred: set[Op] = field(default_factory=set)
     reorders: bool = False
+    merges_products: bool = False
 
     def producers(self) -> dict[Operand, Op]:
         """Return the op that makes each operand."""

@@ -423,6 +423,7 @@ def _specialize(
         _NARROW if acceleration.device else (),
         {op for op, step in steps.items() if step.deferred},
         reorders=not acceleration.device,
+        merges_products=bool(acceleration.device),
     )
     before = {op: (op.op_type, tuple(op.inputs), op.attributes) for op in steps}
     run_passes(block, without)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
 import onnxref
@@ -25,6 +26,7 @@ from .planned import LIBRARIES, recording
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 BEFORE = ["gather", "chain", "normalize_rows"]  # words and places, summed, of BERT
 PRODUCT, NORM = "cublasLt.matmul", "normalize_rows"
+COPIES = ("box", "dense", "joined")
 
 
 @pytest.fixture
@@ -67,6 +69,17 @@ def test_bert(networks: Any) -> None:
     assert planned(model, feeds, *LIBRARIES) == BEFORE + layer
 
 
+def test_gpt2(networks: Any) -> None:
+    """A single row: one product for Q, K and V too, taken apart without arithmetic."""
+    model, feeds = network(networks, "GPT-2", "float16")
+    found = planned(model, feeds, *LIBRARIES)
+    copies = [entry for entry in found if entry in COPIES]
+    row = "gemv_columns"
+    layer = [row, "attend_few", row, NORM, row, row]
+    assert [entry for entry in found if entry not in COPIES] == ["gather", NORM, *layer, NORM, row]
+    assert len(copies) <= 7  # the pieces of the row, and caches joined with new rows
+
+
 @pytest.mark.parametrize(
     ("dtype", "attention"), [("float16", "cudnn.sdpa"), ("float32", "attend")], ids=["float16", "float32"]
 )
@@ -88,6 +101,39 @@ def test_layers_on_the_emulated_device(networks: Any, dtype: str, device: Emulat
     # Of values about 1; the reference rounds to float16 more often.
     bound = 1e-5 if dtype == "float32" else 1e-2
     np.testing.assert_allclose(found.astype("f8"), expected.astype("f8"), rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_decoding_on_the_emulated_device(networks: Any, dtype: str, device: EmulatedDevice) -> None:
+    model, feeds = network(networks, "GPT-2", dtype)
+    expected = onnxref.InferenceSession(model, backend="numpy").run(None, feeds)
+    found = onnxref.InferenceSession(model, backend="cupy", strict=True).run(None, feeds)
+    assert sum("gemv_columns.gemv" in line for line in device.log) == 5
+    for x, y in zip(found, expected, strict=True):
+        bound = (1e-5 if dtype == "float32" else 1e-2) * np.abs(y.astype("f8")).max()
+        np.testing.assert_allclose(x.astype("f8"), y.astype("f8"), rtol=0, atol=bound)
+
+
+def test_gates_and_caches_of_attention(device: EmulatedDevice) -> None:
+    """Five products of two rows become two."""
+    rng = np.random.default_rng(0)
+    names = ("wq", "wk", "wv", "wg", "wu")
+    w = {name: rng.standard_normal((16, 16)).astype(np.float32) / 4 for name in names}
+    text = """<ir_version: 10, opset_import: ["" : 24]>
+        g (float[1, 1, 16] x, float[1, 2, 5, 8] pk, float[1, 2, 5, 8] pv, float[16, 16] wq, float[16, 16] wk,
+           float[16, 16] wv, float[16, 16] wg, float[16, 16] wu) => (y, k, v) {
+            q = MatMul(x, wq) a = MatMul(x, wk) b = MatMul(x, wv)
+            o, k, v = Attention<q_num_heads = 2, kv_num_heads = 2>(q, a, b, , pk, pv)
+            g = MatMul(o, wg) h = Swish(g) u = MatMul(o, wu) y = Mul(h, u) }"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in w.items())
+    feeds = {"x": rng.standard_normal((1, 1, 16)).astype(np.float32)}
+    feeds |= {name: rng.standard_normal((1, 2, 5, 8)).astype(np.float32) for name in ("pk", "pv")}
+    expected = onnxref.InferenceSession(model, backend="numpy").run(None, feeds)
+    found = onnxref.InferenceSession(model, backend="cupy", strict=True).run(None, feeds)
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+    assert sum("gemv_columns.gemv" in line for line in device.log) == 2
 
 
 @pytest.mark.parametrize("rows", [1, 5])

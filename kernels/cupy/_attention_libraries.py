@@ -1,4 +1,9 @@
-"""Attention by libraries: cuDNN's, or two products of cuBLASLt round a softmax of rows."""
+"""Attention by libraries: cuDNN's, or two products of cuBLASLt round a softmax of rows.
+
+Heads are read and written where they lie. cuDNN takes any strides whose last is 1, and Q, K, V and Y need not
+lie alike (its front end's documentation: "BHSD, BSHD, Interleaved"); its kernels want rows at multiples of
+16 bytes. A call of cuBLASLt takes matrices that are equally far apart.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pass_cases import Builder, check_pass
 
 from onnxref.lowering import Op, Operand
@@ -296,6 +298,23 @@ def test_a_scaled_value_is_read_behind_the_scaling() -> None:
     v = b.op("Mul", b.input(normal(B, S, H, D)), np.float32(2))
     v = b.op("Transpose", v, perm=(0, 2, 1, 3))
     check(b, b.op("Attention", heads(b, 1), heads(b, 2), v), "Mul FusedAttention")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.tuples(*[st.permutations(range(4))] * 4))
+def test_any_order_of_dimensions(orders: tuple[list[int], ...]) -> None:
+    """Only a view whose heads lie in one piece takes the place of a Transpose."""
+    b = Builder()
+    parts = []
+    for seed, order in enumerate(orders[:3]):
+        shape = [0] * 4
+        for place, axis in zip(order, (B, H, S, D), strict=True):
+            shape[place] = axis
+        parts.append(b.op("Transpose", b.input(normal(*shape, seed=seed)), perm=order))
+    y = b.op("Attention", *parts)
+    block = check_pass(recognize_attention, b, b.op("Transpose", y, perm=orders[3]))
+    kept = sum(op.op_type == "Transpose" for op in block.ops)
+    assert kept == sum(order[-1] != 3 for order in orders)
 
 
 def _operators_that_stay() -> dict[str, Any]:

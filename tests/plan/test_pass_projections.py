@@ -182,6 +182,7 @@ def _apart() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", _apart())
 def test_what_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projections, "_FEW_ROWS", 1)  # what attention reads in place, and nothing else
     if name == "large":
         monkeypatch.setattr(projections, "_MOST_BYTES", 3 * 7 * WIDTH * 4 - 1)
     b = Builder()
@@ -236,11 +237,14 @@ def test_what_an_epilogue_takes_stays() -> None:
     assert sum(op.op_type == "MatMul" for op in block.ops) == 5
 
 
-def test_rows_are_not_split() -> None:
+@pytest.mark.parametrize(
+    ("rows", "count", "merges"), [(1, 2, 1), (2, 2, 0), (2, 3, 1), (64, 3, 1), (65, 3, 0)]
+)
+def test_a_split_of_rows_is_a_copy(rows: int, count: int, merges: bool) -> None:
     b = Builder()
-    x = b.input(normal(2, 7))
-    block = check_pass(run, b, *(b.op("Softmax", dense(b, x, seed)) for seed in range(2)))
-    assert "Split" not in {op.op_type for op in block.ops}
+    x = b.input(normal(rows, 7))
+    block = check_pass(run, b, *(b.op("Softmax", dense(b, x, seed)) for seed in range(count)))
+    assert ("Split" in {op.op_type for op in block.ops}) == merges
 
 
 # Views ----------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ Where each launch costs, and a wide product is as fast as a narrow one, three pr
 
     1. What a FusedAttention reads, and nobody else does: views tell it where in the product Q, K and V lie.
     2. Of a single row, all products of the row, as in decoding: a Split behind them takes it apart, which
-       costs nothing, for the pieces of one row are dense. A product whose epilogue would take what follows
-       stays, for that would need a launch of its own then; a gate, which is multiplied by another tensor
-       anyway, does not.
+       costs nothing, for the pieces of one row are dense. Of few rows it is a launch that copies them, which
+       three products are worth. A product whose epilogue would take what follows stays, for that would need
+       a launch of its own then; a gate, which is multiplied by another tensor anyway, does not.
     3. Only products of one form and type, float32 or what is `narrow`, whose columns fill whole accesses
        of 16 bytes, so that nothing behind them reads more slowly.
     4. Not where the matrices are large: one more copy of them costs more than launches do.
@@ -37,6 +37,7 @@ from ._match import Graph, is_channel_vector, scalar_of
 from .cleanup import activation_of
 
 _ACCESS: Final = 16  # bytes
+_FEW_ROWS: Final = 64
 _MOST_BYTES: Final = 64 << 20  # of matrices that are put side by side
 
 
@@ -125,9 +126,9 @@ def _vector_behind(graph: Graph, product: Operand) -> tuple[Op | None, Operand |
     return (add, bias) if is_vector else (None, None)
 
 
-def _is_worth_it(found: Sequence[_Projection]) -> bool:
-    """Whether there is more than one, and rule 4 holds."""
-    return len(found) > 1 and sum(each.right.nbytes for each in found) <= _MOST_BYTES
+def _is_worth_it(found: Sequence[_Projection], least: int = 2) -> bool:
+    """Whether there are so many, and rule 4 holds."""
+    return len(found) >= least and sum(each.right.nbytes for each in found) <= _MOST_BYTES
 
 
 # The product of all ---------------------------------------------------------------------------
@@ -248,17 +249,15 @@ def _moved(
 
 
 def _merge_rows(graph: Graph, op: Op) -> None:
-    """Merge the products of the single row that one product multiplies."""
-    left = op.inputs[0]
-    if left is None or left.size != left.shape[-1]:
+    """Merge the products of the rows that one product multiplies, if there are few."""
+    left, first = op.inputs[0], _projection(graph, op)
+    if left is None or first is None or left.size > _FEW_ROWS * left.shape[-1]:
         return
-    first = _projection(graph, op)
-    if first is None:
-        return
+    is_single = left.size == left.shape[-1]
     makers = [reader for reader in graph.readers(left) if reader.inputs[0] is left]
     found = [each for maker in makers if (each := _projection(graph, maker)) is not None]
     found = [each for each in found if each.form == first.form and not _is_bound(graph, each.result)]
-    if not _is_worth_it(found):
+    if not _is_worth_it(found, 2 if is_single else 3):
         return
     new, result = _merged(found, graph.block.packs)
     sizes = np.array([each.columns for each in found], np.int64)

@@ -185,7 +185,9 @@ def _heads(b: Builder, x: str, heads: int, size: int) -> str:
     return made
 
 
-def _layers(b: Builder, x: str, heads: int, layers: int, before: bool, past: bool) -> tuple[str, list[str]]:
+def transformer_layers(
+    b: Builder, x: str, heads: int, layers: int, before: bool, past: bool
+) -> tuple[str, list[str]]:
     """Transformer layers of `heads` heads of 64; normalized before (GPT-2) or after (BERT) each half."""
     width, present = 64 * heads, []
     for layer in range(layers):
@@ -212,7 +214,7 @@ def bert(dtype: str, tiny: bool) -> onnx.ModelProto:
     heads, layers, words = (2, 1, 50) if tiny else (12, 12, 30522)
     x = b.add("Gather", b.weight(words, 64 * heads, fan_in=1), "ids")
     x = b.norm(b.add("Add", x, b.weight(8 if tiny else 128, 64 * heads, fan_in=1)), 64 * heads)
-    x, _ = _layers(b, x, heads, layers, before=False, past=False)
+    x, _ = transformer_layers(b, x, heads, layers, before=False, past=False)
     return b.model({"ids": ("int64", ["n", 8 if tiny else 128])}, [x])
 
 
@@ -221,7 +223,7 @@ def gpt2_decode(dtype: str, tiny: bool) -> onnx.ModelProto:
     b = Builder(dtype)
     heads, layers, words = (2, 1, 50) if tiny else (12, 12, 50257)
     x = b.add("Gather", b.weight(words, 64 * heads, fan_in=1), "ids")
-    x, present = _layers(b, x, heads, layers, before=True, past=True)
+    x, present = transformer_layers(b, x, heads, layers, before=True, past=True)
     x = b.norm(x, 64 * heads)
     y = b.add("MatMul", x, b.weight(64 * heads, words, fan_in=64 * heads))
     past = {f"past_{i}": (dtype, ["n", heads, "past", 64]) for i in range(2 * layers)}

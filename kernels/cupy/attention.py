@@ -328,6 +328,7 @@ def fused_attention(
     fill: float = -math.inf,
     hides: int = 0,
     blind: int = 1,
+    softcap: float = 0.0,
 ) -> None:
     """Attend, with heads anywhere in the operands; see `kernels/numba/attention.py`."""
     y = site.outputs[0]
@@ -344,6 +345,7 @@ def fused_attention(
         *(site, first, second, third, goal, Sizes(*sizes), y.dtype.name, float(scale)),
         Mask(mask, tuple(mask_strides), float(fill), bool(hides)),
         window=(-1, 0 if is_causal else -1),
+        softcap=float(softcap),
         blind=blind,
     )
     _emit(work)

@@ -9,7 +9,7 @@ a mask or none. Q, K and V are any operands, and views tell where in them the he
     q_view, k_view, v_view, y_view   (offset, steps between batches, heads, rows) in elements
     sizes                            (B, Hq, Hk, queries, keys, D, Dv)
     mask_strides                     steps of the mask over (B, Hq, queries, keys), 0 where it is broadcast
-    scale, is_causal                 as those of Attention
+    scale, is_causal, softcap        as those of Attention
     fill                             what a score becomes where a bool mask hides it
     hides                            the value of a bool mask that hides
     blind                            what a query gives that sees no key: 0 zeros, 1 NaN as Softmax does,
@@ -330,6 +330,7 @@ def fused_attention(
     fill: float = -math.inf,
     hides: int = 0,
     blind: int = 1,
+    softcap: float = 0.0,
 ) -> None:
     """Attend, with heads anywhere in the operands; see the module."""
     y = site.outputs[0]
@@ -338,7 +339,7 @@ def fused_attention(
     _emit(
         site, View(q, *q_view), View(k, *k_view), View(v, *v_view), View(y, *y_view),
         Mask(mask, mask_strides, fill, bool(hides)), Sizes(*sizes), scale, 0 if is_causal else -1,
-        blind=blind,
+        softcap, blind,
     )  # fmt: skip
 
 

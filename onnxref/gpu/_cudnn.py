@@ -244,13 +244,13 @@ class _Describe:
         self.result(made, op.y, last_strides(op.y))
 
     def attention(self, op: Attention) -> None:
-        shapes = {
-            "q": (op.batch, op.heads, op.q_length, op.size),
-            "k": (op.batch, op.kv_heads, op.kv_length, op.size),
-            "v": (op.batch, op.kv_heads, op.kv_length, op.v_size),
-        }
+        # It takes any strides but that of the last dimension, which must be 1.
+        given = ((*strides, 1) for strides in op.strides)
+        strides = dict(
+            zip(op.shapes, given if op.strides else map(row_strides, op.shapes.values()), strict=True)
+        )
         options: dict[str, Any] = {
-            role: self.tensor(role, shape, row_strides(shape)) for role, shape in shapes.items()
+            role: self.tensor(role, op.shapes[role], strides[role]) for role in ("q", "k", "v")
         }
         if op.bias_shape:
             shape = (1,) * (4 - len(op.bias_shape)) + op.bias_shape
@@ -262,8 +262,7 @@ class _Describe:
             options["diagonal_alignment"] = alignments.TOP_LEFT if same else alignments.BOTTOM_RIGHT
             options["diagonal_band_right_bound"] = 0
         made, _ = self.graph.sdpa(name="attention", attn_scale=op.scale, generate_stats=False, **options)
-        goal = (op.batch, op.heads, op.q_length, op.v_size)
-        self.result(made, goal, row_strides(goal))
+        self.result(made, op.shapes["y"], strides["y"])
 
 
 def last_strides(extents: Sequence[int]) -> tuple[int, ...]:

@@ -64,9 +64,10 @@ class Matmul:
         dtype: element type of A, B, C and D by NumPy's name; "int8" gives an int32 D.
         trans_a, trans_b: whether A lies as (k, m), B as (n, k).
         batch: matrices; strides in elements between those of A, B and D (0: the same one for all).
+        pitches: elements from row to row of A, B and D as they lie; 0 where rows lie one behind the other.
         epilogue: what follows: "" none, "Relu", "Gelu" (tanh form); a bias of n elements is added before it.
         tf32: whether float32 may be multiplied in TF32.
-        has_residual: whether C, of D's layout, is added before the epilogue.
+        has_residual: whether C, of D's layout, strides and pitch, is added before the epilogue.
     """
 
     m: int
@@ -82,6 +83,7 @@ class Matmul:
     tf32: bool = False
     has_bias: bool = False
     has_residual: bool = False
+    pitches: tuple[int, int, int] = (0, 0, 0)
 
     def __str__(self) -> str:
         shape = f"{self.batch}x" * (self.batch > 1) + f"{self.m}x{self.n}x{self.k}"
@@ -129,7 +131,8 @@ class Attention:
     Attributes:
         heads, kv_heads: of Q, and of K and V (fewer: grouped queries).
         causal: a query sees keys up to its own position, counted from the end of both.
-        has_bias: an additive mask that broadcasts from `bias_shape`.
+        bias_shape: of an additive mask that broadcasts; () for none.
+        strides: of Q, K, V and Y, in elements over (batch, heads, length); () where all of them are dense.
     """
 
     batch: int
@@ -143,6 +146,17 @@ class Attention:
     scale: float
     causal: bool = False
     bias_shape: tuple[int, ...] = ()
+    strides: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int, int, int]]:
+        """Return the extents of q, k, v and y."""
+        return {
+            "q": (self.batch, self.heads, self.q_length, self.size),
+            "k": (self.batch, self.kv_heads, self.kv_length, self.size),
+            "v": (self.batch, self.kv_heads, self.kv_length, self.v_size),
+            "y": (self.batch, self.heads, self.q_length, self.v_size),
+        }
 
     def __str__(self) -> str:
         return (

@@ -275,6 +275,17 @@ def test_attention(front: FrontEnd, lengths: tuple[int, int]) -> None:
     assert graph.executed[0][0] == {6: 10, 7: 20, 8: 30, 3: 40, 5: 50}
 
 
+def test_attention_of_heads_side_by_side(front: FrontEnd) -> None:
+    """Q, K and V are thirds of (B, L, 3 * H * D), Y is (B, L, H * D): no layout is like another's."""
+    packed, apart = (16 * 192, 16, 192), (16 * 64, 16, 64)
+    op = Attention(2, 4, 4, 16, 16, 16, 16, "float16", 1.0, strides=(packed, packed, packed, apart))
+    opened(front).prepare(op, {"q": 0, "k": 128, "v": 256, "y": 4096})
+    (graph,) = front.graphs
+    for role in "qkv":
+        assert described(graph.tensors[role])[:2] == ((2, 4, 16, 16), (*packed, 1))
+    assert described(graph.tensors["result"])[:2] == ((2, 4, 16, 16), (*apart, 1))
+
+
 def test_attention_without_mask(front: FrontEnd) -> None:
     opened(front).prepare(Attention(1, 2, 2, 4, 4, 8, 8, "float16", 1.0), {"q": 1, "k": 2, "v": 3, "y": 4})
     told = dict(front.graphs[0].calls)["sdpa"]

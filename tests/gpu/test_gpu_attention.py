@@ -306,9 +306,34 @@ def test_by_products(name: str, three: bool, monkeypatch: pytest.MonkeyPatch) ->
     mask = normal((6, 64, 70), seed=4) > 0
     mask[2, 5] = False
     log = check(q, k, v, mask, libraries=ALL, by="cublasLt", softcap=3.0, orders=(0,), **numbers)
-    # Scores of half a batch at a time in the larger type.
-    assert sum(line.startswith("cublasLt") for line in log) == (4 if name == "float64" else 2)
+    # Scores of half a batch at a time in the larger type; heads side by side, a call for each batch.
+    assert sum(line.startswith("cublasLt") for line in log) == (4 if three or name == "float64" else 2)
     check(q, k, v, libraries=ALL, by=MANY, precision="strict", orders=(0,), **numbers)
+
+
+@pytest.mark.parametrize(("batch", "calls", "copies"), [(1, 2, 0), (2, 4, 0), (3, 6, 0), (4, 2, 4)])
+def test_products_of_heads_side_by_side(
+    batch: int, calls: int, copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read where they lie as long as that takes fewer launches than copies do."""
+    monkeypatch.setattr(_attention_libraries, "_MANY_SCORES", 1)
+    q, k, v = (normal((batch, rows, 3 * 32), seed=rows) for rows in (64, 70, 70))
+    log = check(q, k, v, libraries=ALL, by="", orders=(0,), q_num_heads=3, kv_num_heads=3)
+    assert sum(line.startswith("cublasLt") for line in log) == calls
+    assert sum(line.startswith("attention_copy") for line in log) == copies
+    assert len(log) == calls + copies + 1
+
+
+@pytest.mark.parametrize("heads_of", [(1, 1), (4, 1), (4, 2)])
+def test_products_of_few_heads(heads_of: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_attention_libraries, "_MANY_SCORES", 1)
+    monkeypatch.setattr(_attention_libraries, "MOST_SIZE", 1)  # few queries go there too
+    count, shared = heads_of
+    for batch, queries in ((1, 64), (3, 64), (2, 9)):
+        q = normal((batch, queries, count * 36))
+        k, v = normal((batch, 70, shared * 36), seed=1), normal((batch, 70, shared * 40), seed=2)
+        numbers = {"q_num_heads": count, "kv_num_heads": shared}
+        check(q, k, v, libraries=ALL, by="cublasLt", orders=(0,), **numbers)
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
@@ -318,7 +343,8 @@ def test_by_cudnn(name: str, three: bool) -> None:
     q, k, v = normal(shapes[0], name), normal(shapes[1], name, 1), normal(shapes[1], name, 2)
     numbers: dict[str, Any] = {"q_num_heads": 4, "kv_num_heads": 2} if three else {}
     for causal in (0, 1):
-        check(q, k, v, libraries=ALL, by="cudnn", orders=(0,), is_causal=causal, **numbers)
+        log = check(q, k, v, libraries=ALL, by="cudnn", orders=(0,), is_causal=causal, **numbers)
+        assert len(log) == 1  # heads are read and written where they lie
     mask = normal((1, 1, 16, 16), name, 5)
     check(q, k, v, mask, libraries=ALL, by="cudnn", orders=(0,), constants=(3,), **numbers)
     check(q, k, v, mask, libraries=ALL, by="attention", orders=(0,), **numbers)
@@ -334,6 +360,38 @@ def test_results_do_not_depend_on_the_batch() -> None:
         assert runs[0] is not None
         assert runs[1] is not None
         assert runs[0][5:6].tobytes() == runs[1].tobytes()
+
+
+@pytest.mark.parametrize(("gap", "copies"), [(0, 0), (8, 0), (4, 4)])
+def test_by_cudnn_within_one_tensor(gap: int, copies: int) -> None:
+    """Thirds of (B, L, 3 * H * D + gap) are read in place if their rows are aligned; so is Y written."""
+    batch, queries, count, size = 2, 16, 3, 8
+    width, out = 3 * count * size + gap, count * size + gap
+    packed = normal((batch, queries, width), "float16")
+    views = {
+        f"{name}_view": (gap + i * count * size, queries * width, size, width) for i, name in enumerate("qkv")
+    }
+    y_view = (0, queries * out, size, out)
+    device = EmulatedDevice(libraries=ALL)
+    (found,) = run_on_device(
+        "FusedAttention",
+        [packed] * 3,
+        [((batch, queries, out), packed.dtype)],
+        {**views, "y_view": y_view, "sizes": (batch, count, count, queries, queries, size, size)},
+        domain=INTERNAL,
+        opset=1,
+        device=device,
+        orders=(0,),
+    )
+    assert found is not None
+    thirds = packed[:, :, gap:].astype(np.float64).reshape(batch, queries, 3, count, size)
+    q, k, v = thirds.transpose(2, 0, 3, 1, 4)
+    weights = np.exp(q @ k.swapaxes(2, 3))
+    expected = (weights / weights.sum(-1, keepdims=True) @ v).transpose(0, 2, 1, 3)
+    shown = found[:, :, : count * size].astype(np.float64).reshape(expected.shape)
+    np.testing.assert_allclose(shown, expected, rtol=0, atol=TOLERANCE["float16"] * np.abs(v).max())
+    assert sum(line.startswith("attention_copy") for line in device.log) == copies
+    assert len(device.log) == copies + 1
 
 
 def fused(queries: int, mask: Array | None = None, **attributes: Any) -> tuple[Array, Array]:
@@ -356,6 +414,8 @@ def fused(queries: int, mask: Array | None = None, **attributes: Any) -> tuple[A
     )
     q, k, v = packed.astype(np.float64).transpose(2, 0, 3, 1, 4)
     scores = 0.7 * q @ k.swapaxes(2, 3)
+    if softcap := attributes.get("softcap"):
+        scores = softcap * np.tanh(scores / softcap)
     if attributes.get("is_causal"):
         scores = np.where(np.tri(queries, dtype=bool), scores, -np.inf)
     if mask is not None and mask.dtype == np.bool_:
@@ -382,6 +442,7 @@ def test_fused(queries: int, fill: float, hides: int, blind: int) -> None:
         {"mask": mask, "mask_strides": strides, "fill": fill, "hides": hides, "blind": blind},
         {"mask": np.where(mask, np.float32(-np.inf), np.float32(1)), "mask_strides": strides, "blind": blind},
         {"is_causal": 1},
+        {"softcap": 2.0},
         {},
     ):
         found, expected = fused(queries, **attributes)

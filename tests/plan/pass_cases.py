@@ -148,6 +148,18 @@ def _fused_matmul(op: Op, a: Any, b: Any, bias: Any = None, residual: Any = None
     return _activated(y, attributes)
 
 
+def _fused_attention(op: Op, *arrays: Any) -> tuple[Array, ...]:
+    """Run the native kernel: the reference has none of views."""
+    import onnxref.kernels.numba.attention  # noqa: F401 - registers the lowering
+    from lowered import run_lowered
+
+    y = op.outputs[0]
+    assert y is not None
+    return tuple(
+        run_lowered(op.op_type, arrays, [(y.shape, y.dtype)], op.attributes, domain=op.domain, opset=1)
+    )
+
+
 def _shuffle_channels(op: Op, x: Any) -> tuple[Array, ...]:
     groups = op.attributes["groups"]
     return (np.stack(np.split(x, groups, axis=1), axis=2).reshape(x.shape),)
@@ -169,6 +181,7 @@ def _normalized_matmul(op: Op, x: Any, gain: Any, shift: Any, *product: Any) -> 
 
 
 _INTERNAL = {
+    "FusedAttention": _fused_attention,
     "FusedConv": _fused_conv,
     "FusedMatMul": _fused_matmul,
     "NormalizedMatMul": _normalized_matmul,

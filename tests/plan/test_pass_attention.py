@@ -6,10 +6,9 @@ import math
 from typing import Any
 
 import numpy as np
-import onnxref.kernels.numba.attention  # noqa: F401 - registers the lowering
-import pass_cases
 import pytest
-from lowered import run_lowered
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pass_cases import Builder, check_pass
 
 from onnxref.lowering import Op, Operand
@@ -17,19 +16,6 @@ from onnxref.plan.passes.attention import recognize_attention
 
 B, S, H, D = 2, 10, 4, 16
 LOWEST = np.float32(np.finfo(np.float32).min)
-
-
-def _fused_attention(op: Op, *arrays: Any) -> tuple[Any, ...]:
-    y = op.outputs[0]
-    assert y is not None
-    return tuple(
-        run_lowered(op.op_type, arrays, [(y.shape, y.dtype)], op.attributes, domain=op.domain, opset=1)
-    )
-
-
-@pytest.fixture(autouse=True)
-def _with_fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(pass_cases._INTERNAL, "FusedAttention", _fused_attention)
 
 
 def normal(*shape: int, seed: int = 0) -> Any:
@@ -259,3 +245,120 @@ def test_scale_of_math() -> None:
     assert math.isclose(
         check(b, attended(b, s, v), "FusedAttention Reshape").attributes["scale"], 0.25, rel_tol=1e-6
     )
+
+
+# ONNX Attention -------------------------------------------------------------------------------
+
+
+def operator_masks() -> list[Any]:
+    """Masks of which some hide all keys of a query."""
+    shown = normal(B, 1, S, S) > 0
+    shown[0, 0, 3] = False
+    lowest = np.where(shown, np.float32(0.5), np.float32(-np.inf))
+    return [shown, lowest, normal(S, S), normal(1, H, 1, S), np.float32(0.5)]
+
+
+@pytest.mark.parametrize("mask", [None, *operator_masks()], ids=lambda x: str(getattr(x, "shape", x)))
+@pytest.mark.parametrize("opset", [23, 24])
+def test_operator_between_transposes(mask: Any, opset: int) -> None:
+    """A query that sees no key gives zeros, as Attention does, and not NaN, as Softmax does."""
+    b = Builder()
+    q, k, v = heads(b, 1), heads(b, 2), heads(b, 3)
+    more = [] if mask is None else [b.input(mask)]
+    y = merged(b, b.op("Attention", q, k, v, *more, opset=opset, scale=0.3, softcap=2.0))
+    fused = check(b, y, "FusedAttention Reshape")
+    assert [x.name for x in fused.inputs[:3] if x] == ["in0", "in1", "in2"]
+    assert fused.attributes["blind"] == 0
+
+
+@pytest.mark.parametrize("queries", [S, 1, S + 3])
+def test_causal_operator_counts_from_the_first_key(queries: int) -> None:
+    b = Builder()
+    q = b.op("Transpose", b.input(normal(B, queries, H, D)), perm=(0, 2, 1, 3))
+    y = b.op("Attention", b.op("Mul", q, np.float32(0.5)), heads(b, 2), heads(b, 3), is_causal=1)
+    fused = check(b, y, "FusedAttention")
+    assert fused.attributes["scale"] == 0.5 / math.sqrt(D)
+
+
+@pytest.mark.parametrize("kv_heads", [H, 2, 1])
+def test_operator_of_three_dimensions(kv_heads: int) -> None:
+    """Parts of one projection, with fewer heads of K and V; those of V are smaller."""
+    b = Builder()
+    joined = b.input(normal(B, S, H * D + kv_heads * (D + 6)))
+    sizes = ints(H * D, kv_heads * D, kv_heads * 6)
+    parts = b.ops_outputs("Split", 3, joined, sizes, axis=2)
+    y = b.op("Attention", *parts, q_num_heads=H, kv_num_heads=kv_heads)
+    fused = check(b, y, "FusedAttention")
+    assert fused.inputs == [joined] * 3
+    assert [fused.attributes[f"{name}_view"][0] for name in "qkv"] == [0, H * D, (H + kv_heads) * D]
+
+
+def test_a_scaled_value_is_read_behind_the_scaling() -> None:
+    b = Builder()
+    v = b.op("Mul", b.input(normal(B, S, H, D)), np.float32(2))
+    v = b.op("Transpose", v, perm=(0, 2, 1, 3))
+    check(b, b.op("Attention", heads(b, 1), heads(b, 2), v), "Mul FusedAttention")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.tuples(*[st.permutations(range(4))] * 4))
+def test_any_order_of_dimensions(orders: tuple[list[int], ...]) -> None:
+    """Only a view whose heads lie in one piece takes the place of a Transpose."""
+    b = Builder()
+    parts = []
+    for seed, order in enumerate(orders[:3]):
+        shape = [0] * 4
+        for place, axis in zip(order, (B, H, S, D), strict=True):
+            shape[place] = axis
+        parts.append(b.op("Transpose", b.input(normal(*shape, seed=seed)), perm=order))
+    y = b.op("Attention", *parts)
+    block = check_pass(recognize_attention, b, b.op("Transpose", y, perm=orders[3]))
+    kept = sum(op.op_type == "Transpose" for op in block.ops)
+    assert kept == sum(order[-1] != 3 for order in orders)
+
+
+def _operators_that_stay() -> dict[str, Any]:
+    def plain(b: Builder) -> Any:
+        return b.op("Attention", *(b.input(normal(B, H, S, D, seed=i)) for i in range(3)))
+
+    def cache(b: Builder) -> Any:
+        past = [b.input(normal(B, H, 3, D, seed=i)) for i in range(2)]
+        return b.op("Attention", heads(b, 1), heads(b, 2), heads(b, 3), None, *past)
+
+    def present(b: Builder) -> Any:
+        return b.ops_outputs("Attention", 3, heads(b, 1), heads(b, 2), heads(b, 3))
+
+    def lengths(b: Builder) -> Any:
+        given = [None, None, None, b.input(ints(3, 7))]
+        return b.op("Attention", heads(b, 1), heads(b, 2), heads(b, 3), *given)
+
+    def window(b: Builder) -> Any:
+        return b.op("Attention", heads(b, 1), heads(b, 2), heads(b, 3), opset=25, left_window_size=2)
+
+    def short_mask(b: Builder) -> Any:
+        return b.op("Attention", heads(b, 1), heads(b, 2), heads(b, 3), b.input(normal(S, S - 2)))
+
+    def mask_of_another_type(b: Builder) -> Any:
+        mask = b.input(normal(S, S).astype(np.float16))
+        return b.op("Attention", heads(b, 1), heads(b, 2), heads(b, 3), mask)
+
+    def double(b: Builder) -> Any:
+        x = b.input(normal(B, S, H * D).astype(np.float64))
+        return b.op("Attention", x, x, x, q_num_heads=H, kv_num_heads=H)
+
+    def precision(b: Builder) -> Any:
+        return b.op("Attention", heads(b, 1), heads(b, 2), heads(b, 3), softmax_precision=11)
+
+    def large(b: Builder) -> Any:
+        x = b.input(normal(1, 3, 2 * 520))
+        return b.op("Attention", x, x, x, q_num_heads=2, kv_num_heads=2)
+
+    return dict(locals())
+
+
+@pytest.mark.parametrize("name", _operators_that_stay())
+def test_operators_that_stay(name: str) -> None:
+    b = Builder()
+    outputs = _operators_that_stay()[name](b)
+    block = check_pass(recognize_attention, b, *(outputs if isinstance(outputs, list) else [outputs]))
+    assert "Attention" in {op.op_type for op in block.ops}

@@ -4,10 +4,12 @@ Order
     1. Quantised patterns first: what they leave is a float model that the others know, once the weights
        that they have not taken are dequantized.
     2. Patterns before fusions: a recognised LayerNormalization is one op, its parts would end in chains.
-    3. Epilogues before skip-normalisations: a product takes the residual at no cost. What is still normalised
+    3. Products of one operand become one once attention is known, which reads them in place, and before
+       they take epilogues.
+    4. Epilogues before skip-normalisations: a product takes the residual at no cost. What is still normalised
        alone then goes into products.
-    4. Shuffles of channels end in convolutions that have their normalisation and epilogues already.
-    5. Chains last: they take what nobody else wanted.
+    5. Shuffles of channels end in convolutions that have their normalisation and epilogues already.
+    6. Chains last: they take what nobody else wanted.
 """
 
 from collections.abc import Callable, Collection
@@ -19,6 +21,7 @@ from .chains import fuse_chains
 from .cleanup import fold_batchnorm, fuse_epilogues, merge_transposes, remove_identities
 from .norms import fuse_norms
 from .patterns import fuse_skip_normalizations, recognize_patterns
+from .projections import merge_projections
 from .quantized import fuse_quantized
 from .shuffles import fuse_shuffles, recognize_shuffles
 from .weights import fold_weights
@@ -32,6 +35,7 @@ _PASSES: tuple[Pass, ...] = (
     fold_weights,
     recognize_patterns,
     recognize_attention,
+    merge_projections,
     recognize_shuffles,
     fold_batchnorm,
     fuse_epilogues,

@@ -25,6 +25,7 @@ class Block:
         deferred: ops of constants which the plan has left to `fold_weights`.
         hurried: see `Site`.
         reorders: whether the kernels' FusedConv takes its input channels in any `order`.
+        merges_products: whether products of one left operand had better be one, since each launch costs.
         normalizes: whether the kernels have NormalizedMatMul.
         index: the `Graph` of these ops, where one is at hand; whoever changes ops without it sets it to None.
     """
@@ -38,6 +39,7 @@ class Block:
     deferred: set[Op] = field(default_factory=set)
     hurried: bool = False
     reorders: bool = False
+    merges_products: bool = False
     normalizes: bool = False
     index: Graph | None = None
 

@@ -1,16 +1,23 @@
-"""Recognises attention that exporters wrote out as products and a softmax.
+"""Recognises attention that exporters wrote out as products and a softmax, and ONNX Attention between views.
 
     [view of Q] MatMul [view of K, transposed]
         -> [Mul or Div by a scalar] -> [Add of a mask, or Where with a constant]
         -> Softmax(-1) -> [Where(IsNaN, 0)] -> MatMul [view of V] -> [Transpose]
 
-becomes one `FusedAttention` (see `kernels/numba/attention.py`). Rules:
+becomes one `FusedAttention` (see `kernels/numba/attention.py`), and so does
+
+    [view of Q], [view of K], [view of V] -> Attention -> [Transpose]
+
+Rules:
 
     1. Q, K and V are read where they lie: Reshape, Transpose, Split, Slice, Gather of one index and scaling
        by a scalar on the way to them vanish, as long as elements of a head stay neighbours.
     2. A Transpose behind it vanishes: heads are written to their places at once.
     3. A constant lower triangle, added or chosen by Where, becomes `is_causal`.
     4. Only float32 (and what is `narrow`), with no size 0, and with equal batch dimensions.
+    5. Attention only where FusedAttention means the same: without a cache, present or products as outputs,
+       lengths, windows, and masks that are shorter than the keys. One whose operands are all dense, with a
+       dimension for the heads, gains nothing and stays.
 
 Runs before whatever fuses single products: it looks for plain MatMul. Sources of the forms: PyTorch's
 `scaled_dot_product_attention` and `MultiheadAttention` through both of its exporters; BERT, GPT-2, ViT.
@@ -31,6 +38,8 @@ from ...registry import INTERNAL, ONNX
 from ._block import Block
 from ._match import Graph, graph_of, int_list, scalar_of
 
+_FLOAT: Final = 1  # of TensorProto.DataType
+_MOST_SIZE: Final = 512  # of a head; not all kernels know larger ones
 _HIDDEN = -1e30  # what is added to or put for a score that shall not count: exp of it is 0 beside any other
 
 
@@ -103,9 +112,13 @@ def _transposed(op: Op, x: Operand, view: _View) -> _View:
 
 
 def _reshaped(op: Op, x: Operand, view: _View) -> _View | None:
+    return _with_shape(view, x.shape)
+
+
+def _with_shape(view: _View, shape: Sequence[int]) -> _View | None:
     pool = list(_joined(piece for axis in view.axes for piece in axis))
     axes: list[_Axis] = []
-    for wanted in reversed(x.shape):
+    for wanted in reversed(shape):
         missing, pieces = wanted, []
         while missing > 1:
             if not pool:
@@ -194,13 +207,26 @@ _THROUGH: Final[dict[str, Callable[[Op, Operand, _View], _View | None]]] = {
 }
 
 
-def _view_with_neighbours(graph: Graph, x: Operand, axis: int) -> _View | None:
-    """Return the first view of `x` in which elements along `axis` are neighbours."""
-    for view in _views(graph, x):
+def _with_neighbours(views: Iterable[_View], axis: int = -1, scaled: bool = True) -> _View | None:
+    """Return the first view in which elements along `axis` are neighbours.
+
+    Args:
+        scaled: whether its elements may have to be multiplied.
+    """
+    for view in views:
         is_plain = view.source.layout is None and view.strides is not None
-        if is_plain and (x.shape[axis] == 1 or view.stride(axis) == 1):
+        if is_plain and view.stride(axis) in (0, 1) and (scaled or view.scale == 1.0):
             return view
     return None
+
+
+def _heads(graph: Graph, x: Operand, heads: int) -> Iterator[_View]:
+    """Yield the ways to see an input of Attention, (B, S, heads * D) or (B, heads, S, D), as the latter."""
+    for view in _views(graph, x):
+        if x.ndim == 4:
+            yield view
+        elif (seen := _with_shape(view, (*x.shape[:2], heads, x.shape[2] // heads))) is not None:
+            yield replace(seen, axes=tuple(seen.axes[axis] for axis in (0, 2, 1, 3)))
 
 
 # Scores ---------------------------------------------------------------------------------------
@@ -358,6 +384,8 @@ def recognize_attention(block: Block) -> int:
             found = _walk_up(graph, op)
             if found is not None:
                 _fuse(graph, op, found)
+        elif op.op_type == "Attention" and op.domain == ONNX:
+            _fuse_operator(graph, op)
     return graph.commit()
 
 
@@ -372,25 +400,12 @@ def _fuse(graph: Graph, last: Op, found: _Scores) -> None:
         return
     scores = (*q.shape[:-1], k.shape[-1])
     mask_strides = (0, 0, 0, 0) if found.mask is None else _mask_strides(found.mask.shape, scores)
-    q_view = _view_with_neighbours(graph, q, -1)
-    k_view = _view_with_neighbours(graph, k, -2)
-    v_view = _view_with_neighbours(graph, v, -1)
-    if mask_strides is None or q_view is None or k_view is None or v_view is None or v_view.scale != 1.0:
+    q_view = _with_neighbours(_views(graph, q))
+    k_view = _with_neighbours(_views(graph, k), -2)
+    v_view = _with_neighbours(_views(graph, v), scaled=False)
+    if mask_strides is None or q_view is None or k_view is None or v_view is None:
         return
-    old, goal, y_strides = list(found.ops), y, _steps(y.shape)
-    turn = graph.sole_reader(y)
-    if (
-        turn is not None
-        and turn.op_type == "Transpose"
-        and turn.domain == ONNX
-        and turn.outputs[0] is not None
-    ):
-        perm = turn.attributes.get("perm") or range(y.ndim)[::-1]
-        steps = _steps(turn.outputs[0].shape)
-        turned = tuple(steps[list(perm).index(axis)] for axis in range(y.ndim))
-        if turned[-1] == 1:
-            old.append(turn)
-            goal, y_strides = turn.outputs[0], turned
+    turn, goal, y_strides = _turned(graph, y)
     attributes = {
         "q_view": _placed(q_view),
         "k_view": _placed(replace(k_view, axes=(*k_view.axes[:-2], k_view.axes[-1], k_view.axes[-2]))),
@@ -407,7 +422,22 @@ def _fuse(graph: Graph, last: Op, found: _Scores) -> None:
     inputs: list[Operand | None] = [q_view.source, k_view.source, v_view.source]
     if found.mask is not None:
         inputs.append(found.mask)
-    graph.replace(old, Op("FusedAttention", inputs, [goal], attributes, INTERNAL, 1, last.nodes))
+    fused = Op("FusedAttention", inputs, [goal], attributes, INTERNAL, 1, last.nodes)
+    graph.replace([*found.ops, *turn], fused)
+
+
+def _turned(graph: Graph, y: Operand) -> tuple[list[Op], Operand, tuple[int, ...]]:
+    """Return the Transpose behind a result if it vanishes (rule 2), what is written, and y's steps in it."""
+    turn = graph.sole_reader(y)
+    if turn is not None and turn.op_type == "Transpose" and turn.domain == ONNX:
+        goal = turn.outputs[0]
+        assert goal is not None
+        perm = turn.attributes.get("perm") or range(y.ndim)[::-1]
+        steps = _steps(goal.shape)
+        turned = tuple(steps[list(perm).index(axis)] for axis in range(y.ndim))
+        if turned[-1] == 1:
+            return [turn], goal, turned
+    return [], y, _steps(y.shape)
 
 
 def _sizes(q: Operand, k: Operand, v: Operand, block: Block) -> tuple[int, ...] | None:
@@ -446,3 +476,90 @@ def _mask_strides(shape: Sequence[int], scores: Sequence[int]) -> tuple[int, int
         return None
     strides = [0 if size == 1 else step for size, step in zip(full, _steps(full), strict=True)]
     return *_batch_and_head(strides), strides[-2], strides[-1]
+
+
+# ONNX Attention -------------------------------------------------------------------------------
+
+
+def _fuse_operator(graph: Graph, op: Op) -> None:
+    q, k, v, mask, *others = (*op.inputs, *[None] * 7)[:7]
+    y, *more = op.outputs
+    if q is None or k is None or v is None or y is None or any(x is not None for x in (*others, *more)):
+        return
+    given = op.attributes
+    sizes = _attention_sizes(op, q, k, v, graph.block)
+    windows = (given.get("left_window_size", -1), given.get("right_window_size", -1))
+    if sizes is None or windows != (-1, -1) or given.get("softmax_precision") not in (None, _FLOAT):
+        return
+    batch, heads, kv_heads, queries, keys, size, value_size = sizes
+    mask_strides = _attention_mask(op, mask, (batch, heads, queries, keys), q)
+    q_view = _with_neighbours(_heads(graph, q, heads))
+    k_view = _with_neighbours(_heads(graph, k, kv_heads))
+    v_view = _with_neighbours(_heads(graph, v, kv_heads), scaled=False)
+    if mask_strides is None or q_view is None or k_view is None or v_view is None:
+        return
+    if y.ndim == 4:
+        turn, goal, y_strides = _turned(graph, y)
+        if not turn and [q_view.source, k_view.source, v_view.source] == [q, k, v]:
+            return
+    else:
+        steps = _steps((batch, queries, heads, value_size))
+        turn, goal, y_strides = [], y, (steps[0], steps[2], steps[1], 1)
+    scale = given.get("scale")
+    scale = 1 / math.sqrt(size) if scale is None else float(scale)
+    attributes = {
+        "q_view": _placed(q_view),
+        "k_view": _placed(k_view),
+        "v_view": _placed(v_view),
+        "y_view": (0, *y_strides[:3]),
+        "sizes": sizes,
+        "mask_strides": mask_strides,
+        "scale": scale * q_view.scale * k_view.scale,
+        "is_causal": int(given.get("is_causal", 0)),
+        "softcap": float(given.get("softcap", 0.0)),
+        "blind": 0,
+    }
+    inputs: list[Operand | None] = [q_view.source, k_view.source, v_view.source]
+    if mask is not None:
+        inputs.append(mask)
+    fused = Op("FusedAttention", inputs, [goal], attributes, INTERNAL, 1, op.nodes)
+    graph.replace([op, *turn], fused)
+
+
+def _attention_sizes(op: Op, q: Operand, k: Operand, v: Operand, block: Block) -> tuple[int, ...] | None:
+    """Return (B, Hq, Hk, queries, keys, D, Dv) of the inputs of an Attention; see rule 4."""
+    if any(x.dtype != q.dtype or x.layout is not None or 0 in x.shape for x in (q, k, v)):
+        return None
+    if q.dtype not in (np.float32, *block.narrow) or not q.ndim == k.ndim == v.ndim:
+        return None
+    heads, kv_heads = (op.attributes.get(f"{name}_num_heads") for name in ("q", "kv"))
+    if q.ndim == 4:
+        if heads not in (None, q.shape[1]) or kv_heads not in (None, k.shape[1]):
+            return None
+        heads, kv_heads = q.shape[1], k.shape[1]
+    elif q.ndim != 3 or not heads or not kv_heads:
+        return None
+    shapes = [q.shape, k.shape, v.shape]
+    if q.ndim == 3:
+        counts = (heads, kv_heads, kv_heads)
+        if any(shape[2] % count for shape, count in zip(shapes, counts, strict=True)):
+            return None
+        shapes = [(b, n, s, d // n) for (b, s, d), n in zip(shapes, counts, strict=True)]
+    (batch, _, queries, size), k_shape, v_shape = shapes
+    fits = k_shape[:3] == v_shape[:3] and (k_shape[0], k_shape[3]) == (batch, size)
+    if not fits or heads % kv_heads or max(size, v_shape[3]) > _MOST_SIZE:
+        return None
+    return batch, heads, kv_heads, queries, k_shape[2], size, v_shape[3]
+
+
+def _attention_mask(
+    op: Op, mask: Operand | None, scores: tuple[int, ...], q: Operand
+) -> tuple[int, int, int, int] | None:
+    """Return the steps of attn_mask over the scores; None where it is none that FusedAttention knows."""
+    if mask is None:
+        return 0, 0, 0, 0
+    # From version 24 on, a mask that does not reach all keys hides the others.
+    is_short = op.opset >= 24 and mask.ndim > 0 and mask.shape[-1] != scores[-1]
+    if is_short or mask.layout is not None or mask.dtype not in (q.dtype, np.bool_):
+        return None
+    return _mask_strides(mask.shape, scores)

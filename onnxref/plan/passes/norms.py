@@ -9,7 +9,7 @@ import numpy as np
 from ...lowering import Op, Operand
 from ...registry import INTERNAL, ONNX
 from ._block import Block
-from ._match import Graph, is_channel_vector, reshape
+from ._match import Graph, graph_of, is_channel_vector, reshape
 from .cleanup import matmul_epilogue
 
 _NORMS = {"LayerNormalization": 17, "RMSNormalization": 23}  # first version that is known
@@ -30,7 +30,7 @@ def fuse_norms(block: Block) -> int:
         3. The product is by one matrix; rows, columns and bytes are at most those that are named above.
         4. All operands are of one type, float32 or one that is `narrow`.
     """
-    graph = Graph(block)
+    graph = graph_of(block)
     if not block.normalizes or block.precision == "strict":
         return 0
     for op in graph:

@@ -435,6 +435,7 @@ def _specialize(
         {op for op, step in steps.items() if step.deferred},
         hurried=hurried,
         reorders=not acceleration.device,
+        merges_products=acceleration.device is not None,
         normalizes=acceleration.device is not None,
     )
     before = {op: (op.op_type, tuple(op.inputs), op.attributes) for op in steps}

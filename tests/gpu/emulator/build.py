@@ -113,7 +113,7 @@ def _built(text: str, flags: Sequence[str], options: Sequence[str], libraries: S
             source.write_text(text)
             built = Path(made) / "kernel.so"
             command = ["g++", "-shared", *flags, *options, str(source), "-o", str(built), *libraries]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = _gxx(command)
             if done.returncode:
                 raise EmulationError(f"g++ refuses a kernel:\n{done.stderr[:4000]}")
             os.replace(built, library)
@@ -129,10 +129,16 @@ def _header(flags: Sequence[str]) -> Path:
             copy = Path(made) / header.name
             copy.write_text(HEADER.read_text())
             built = Path(made) / compiled.name
-            subprocess.run(["g++", *flags, "-x", "c++-header", str(copy), "-o", str(built)], check=True)
+            _gxx(["g++", *flags, "-x", "c++-header", str(copy), "-o", str(built)]).check_returncode()
             os.replace(copy, header)
             os.replace(built, compiled)
     return header
+
+
+def _gxx(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    # The sanitizer that is loaded before all else is for the kernels, not for their compiler.
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def _folder() -> Path:

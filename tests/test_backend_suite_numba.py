@@ -9,7 +9,16 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import onnx.backend.test
+import pytest
 from test_backend_suite import IMPOSSIBLE, SeededBackend
+
+from onnxref.plan.specialize import _regions
+
+
+@pytest.fixture(autouse=True)
+def compiled_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cores are busy with tests already: other processes to compile in would only have to start."""
+    monkeypatch.setattr(_regions, "compile_together", lambda functions, processes: None)
 
 
 class NumbaBackend(SeededBackend):

@@ -38,7 +38,15 @@ _NUMBA_TYPES = {
     "bool": types.uint8,
 }
 
-device = njit(inline="never", error_model="numpy", fastmath={"contract"}, nogil=True)
+
+def called(**options: Any) -> Any:
+    """Return a decorator of functions that kernels call, and Python does not."""
+    # Entries for Python and C would take a quarter of the time to compile a kernel.
+    no_entries = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return njit(error_model="numpy", nogil=True, **no_entries, **options)
+
+
+device = called(inline="never", fastmath={"contract"})
 """Decorator of functions that kernels call; LLVM inlines them where that pays."""
 
 

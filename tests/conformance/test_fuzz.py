@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -125,10 +126,16 @@ def test_most_operators_can_be_generated() -> None:
     assert len(names) > 150
 
 
+@pytest.fixture(scope="module")
+def fuzzer() -> Iterator[Fuzzer]:
+    with Fuzzer(["numpy"], FuzzOptions(examples=4)) as made:
+        yield made
+
+
 @pytest.mark.parametrize("operator", [*STRUCTURED, *LEARNING, *SEQUENCES])
-def test_structured_operators_run(operator: str, tmp_path: Path) -> None:
-    options = FuzzOptions(operators=(operator,), examples=4)
-    (tally,) = fuzz(["numpy"], options, tmp_path)
+def test_structured_operators_run(operator: str, fuzzer: Fuzzer) -> None:
+    assert operator in operators(FuzzOptions().opset)
+    tally = fuzzer.run(operator)
     assert tally.found is None
     assert tally.compared > 0
 

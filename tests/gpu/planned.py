@@ -6,9 +6,10 @@ it would be on a card, so that all of its launches are seen, and then declines t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NoReturn
 
 import pytest
@@ -17,6 +18,7 @@ import onnxref.gpu
 from onnxref.gpu import Extent, Kernel
 from onnxref.plan.specialize import DeviceProgram, RefusedError
 
+from . import small_models, suite
 from .emulator.device import EmulatedCall, EmulatedDevice
 
 LIBRARIES = ("cublaslt", "cudnn")
@@ -61,3 +63,23 @@ def recording(*libraries: str) -> Iterator[RecordingDevice]:
         patch.setattr(DeviceProgram, "run", _decline)
         yield device
         device.buffers.clear()
+
+
+def cases() -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield name and function of the official cases, with constants for inputs too, and the small models."""
+    yield from suite.cases()
+    yield from suite.constant_cases()
+    yield from small_models.cases()
+
+
+@cache
+def launches(*libraries: str) -> dict[str, dict[Kernel, set[Geometry]]]:
+    """Return what each case launches on a device with these libraries."""
+    found = {}
+    with recording(*libraries) as device:
+        for name, case in cases():
+            device.seen = {}
+            case()
+            device.buffers.clear()
+            found[name] = device.seen
+    return found

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,22 +79,17 @@ def run_planted(name: str) -> None:
     device.launch(kernel, [y.address], (1, 1, 1), (64, 1, 1), shared)()
 
 
-def smallest_cases(libraries: Sequence[str]) -> dict[str, Callable[[], None]]:
-    """Return cases that together use every kernel that any of them uses, with these libraries."""
-    from . import small_models, suite
-    from .planned import recording
+def smallest_cases(libraries: Sequence[str]) -> list[str]:
+    """Return names of cases that together use every kernel that any of them uses, with these libraries."""
+    from .planned import launches
 
     met: set[tuple[str, str]] = set()
-    chosen = {}
-    with recording(*libraries) as device:
-        for name, case in (*suite.cases(), *suite.constant_cases(), *small_models.cases()):
-            device.seen.clear()
-            case()
-            device.buffers.clear()
-            new = {(kernel.file, kernel.entry) for kernel in device.seen} - met
-            if new:
-                met |= new
-                chosen[name] = case
+    chosen = []
+    for name, seen in launches(*libraries).items():
+        new = {(kernel.file, kernel.entry) for kernel in seen} - met
+        if new:
+            met |= new
+            chosen.append(name)
     return chosen
 
 
@@ -104,22 +99,29 @@ def _singly(*given: Any) -> DeviceProgram:
     return DeviceProgram(*others, debug=True)
 
 
-def run_cases() -> None:
-    """Run the cases, each on a device of its own, with libraries and without; name the kernels used."""
-    from .planned import LIBRARIES
+def run_cases(with_libraries: Sequence[str], without: Sequence[str]) -> None:
+    """Run these cases, each on a device of its own; name the kernels used."""
+    from .planned import LIBRARIES, cases
 
     used: set[str] = set()
-    for libraries in (LIBRARIES, ()):
-        with pytest.MonkeyPatch.context() as patch:
-            cases = smallest_cases(libraries)
-            patch.setattr(regions, "DeviceProgram", _singly)
-            for name, case in cases.items():
+    known = dict(cases())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(regions, "DeviceProgram", _singly)
+        for libraries, names in ((LIBRARIES, with_libraries), ((), without)):
+            for name in names:
                 print(name, flush=True)
                 device = SanitizedDevice(libraries=frozenset(libraries))
                 patch.setattr(onnxref.gpu, "open_device", lambda device=device: device)
-                case()
+                known[name]()
                 used |= {line.partition("(")[0] for line in device.log}
     print("clean:", *sorted(used), flush=True)
+
+
+def start_cases() -> subprocess.CompletedProcess[str]:
+    """Choose the cases, which is quicker without the sanitizer, and run them under it."""
+    from .planned import LIBRARIES
+
+    return start("--with-libraries", *smallest_cases(LIBRARIES), "--without", *smallest_cases(()))
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -149,17 +151,19 @@ def main() -> int:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--planted", help="a kernel with a fault")
+    parser.add_argument("--with-libraries", nargs="*", help="cases to run on a device with libraries")
+    parser.add_argument("--without", nargs="*", help="cases to run on a device without libraries")
     given = parser.parse_args()
-    if "ONNXREF_SANITIZED" not in os.environ:
-        done = start(*sys.argv[1:])
-        print(done.stdout + done.stderr, end="")
-        return done.returncode
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
+    if "ONNXREF_SANITIZED" not in os.environ:
+        done = start("--planted", given.planted) if given.planted else start_cases()
+        print(done.stdout + done.stderr, end="")
+        return done.returncode
     if given.planted:
         run_planted(given.planted)
     else:
-        run_cases()
+        run_cases(given.with_libraries, given.without)
     return 0
 
 

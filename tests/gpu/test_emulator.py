@@ -129,7 +129,7 @@ def test_the_sanitizer_is_quiet_where_nothing_is_wrong(name: str) -> None:
 
 
 def test_all_kernels_are_clean() -> None:
-    done = sanitize.start()
+    done = sanitize.start_cases()
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[:6000]
     (last,) = done.stdout.splitlines()[-1:]
     used = set(last.removeprefix("clean:").split())

@@ -21,8 +21,8 @@ import pytest
 import onnxref
 from onnxref.gpu import MOST_BLOCKS, MOST_THREADS, Kernel, translation_unit
 
-from . import small_models, suite
-from .planned import LIBRARIES, Geometry, recording
+from . import suite
+from .planned import LIBRARIES, Geometry, launches, recording
 
 nvrtc = pytest.importorskip("cupy", reason="CuPy is not installed").cuda.nvrtc
 
@@ -57,16 +57,13 @@ SPILLS = {
 def planned() -> dict[Kernel, set[Geometry]]:
     """Return one kernel of each text, with how it is launched; those that stand in for libraries too."""
     found: dict[tuple[str, str], tuple[Kernel, set[Geometry]]] = {}
-    for libraries in (LIBRARIES, ()):
-        with recording(*libraries) as device:
-            for _, case in (*suite.cases(), *suite.constant_cases(), *small_models.cases()):
-                case()
-                device.buffers.clear()
-            for model in suite.real_models(*REAL) if libraries else ():
-                session = onnxref.InferenceSession(model.model(), backend="cupy")
-                session.run(None, model.calls()[0])
-                device.buffers.clear()
-        for kernel, geometries in device.seen.items():
+    with recording(*LIBRARIES) as device:
+        for model in suite.real_models(*REAL):
+            session = onnxref.InferenceSession(model.model(), backend="cupy")
+            session.run(None, model.calls()[0])
+            device.buffers.clear()
+    for seen in (*launches(*LIBRARIES).values(), *launches().values(), device.seen):
+        for kernel, geometries in seen.items():
             found.setdefault((translation_unit(kernel), kernel.entry), (kernel, set()))[1].update(geometries)
     return dict(sorted(found.values(), key=lambda entry: (str(entry[0]), entry[0].generated)))
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import float32, int32, njit, types
+from numba import float32, int32, types
 from numba.extending import intrinsic
 
 from onnxref.native._target import target
-from onnxref.native.ops import F32, F64, I32, declare, float_as_int, int_as_float
+from onnxref.native.ops import F32, F64, I32, called, declare, float_as_int, int_as_float
 
-inline = njit(forceinline=True, error_model="numpy", fastmath={"contract"}, nogil=True)
+inline = called(forceinline=True, fastmath={"contract"})
 """Decorator of functions that loops call for every element: inlined whatever their size."""
 
 _ZERO, _HALF, _ONE, _TWO = (np.float32(v) for v in (0, 0.5, 1, 2))

@@ -23,16 +23,16 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from llvmlite.ir.values import MDValue
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from onnxref.native._target import target
-from onnxref.native.ops import F32, F64, I8, I16, I32, I64, arg, emit_from_half, emit_to_half
+from onnxref.native.ops import F32, F64, I8, I16, I32, I64, arg, called, emit_from_half, emit_to_half
 
 from . import elementwise
 
-strict = njit(forceinline=True, error_model="numpy", fastmath=False, nogil=True)
+strict = called(forceinline=True, fastmath=False)
 """Decorator of elements: no multiply-add is made of one operator's product and another one's sum.
 
 Numba would pass on the caller's `fastmath` if it were not given.

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import float32, int32, int64, njit, uint64
+from numba import float32, int32, int64, uint64
 
 from onnxref.native._target import target
-from onnxref.native.ops import access, arg
+from onnxref.native.ops import access, arg, called
 
 from ._math import inline
 from ._rows import exponentials, extreme, short_rows, total
@@ -23,7 +23,7 @@ _SPAN = 256  # columns that are worked on at a time
 _PIECE = 4096
 
 _NARROW = ("float16", "bfloat16")
-_free_order = njit(inline="never", error_model="numpy", fastmath={"contract", "reassoc", "nsz"}, nogil=True)
+_free_order = called(inline="never", fastmath={"contract", "reassoc", "nsz"})
 """Decorator of sums whose order is open: the compiler takes as many partial sums as suit it."""
 
 

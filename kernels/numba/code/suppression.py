@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import int32, int64, njit, types
+from numba import int32, int64, types
 from numba.extending import intrinsic
 
 from onnxref.native._target import target
-from onnxref.native.ops import I1, I32, I64, access, arg, float_as_int
+from onnxref.native.ops import I1, I32, I64, access, arg, called, float_as_int
 from onnxref.native.vectors import Vectors
 
 _LANES = target().lanes
@@ -27,8 +27,8 @@ _SIGN = -(2**63)
 _NAN = np.float32(np.nan)
 
 # Numba would pass on the caller's `fastmath` if it were not given.
-strict = njit(forceinline=True, error_model="numpy", fastmath=False, nogil=True)
-_strict_call = njit(inline="never", error_model="numpy", fastmath=False, nogil=True)
+strict = called(forceinline=True, fastmath=False)
+_strict_call = called(inline="never", fastmath=False)
 
 _float_at, _put_float = access("float32")
 _int_at, _put_int = access("int32")

@@ -215,9 +215,11 @@ class Graph:
             at: the one of `old` where it goes; by default the last.
         """
         place = self._at[at] if at is not None else max(self._at[op] for op in old)
+        slot = self._slots[place]
+        behind = 1 + max(i for i, op in enumerate(slot) if (op is at if at is not None else op in old))
+        slot[behind:behind] = new
         for op in old:
             self._forget(op)
-        self._slots[place] += new
         for op in new:
             op.nodes = union(op.nodes, *(gone.nodes for gone in old))
             self._at[op] = place
@@ -256,6 +258,8 @@ class Graph:
         """Write the changes to the block; return how many there were."""
         if self.rewrites:
             self.block.set_ops(self)
+            self._slots = [[op] for op in self.block.ops]
+            self._at = {op: i for i, op in enumerate(self.block.ops)}
         self.block.index = self
         return self.rewrites
 

@@ -69,7 +69,7 @@ def test_bert(networks: Any) -> None:
 
 
 def test_gpt2(networks: Any) -> None:
-    """A single row: products normalise it themselves, Q, K and V are views, both caches grow in one launch."""
+    """A single row: products normalise it, Q, K and V are views, both caches grow in one launch."""
     model, feeds = network(networks, "GPT-2", "float16")
     row = "gemv_columns"
     layer = [row, "joined", "attend_few", row, row, row]

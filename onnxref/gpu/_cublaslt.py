@@ -177,15 +177,21 @@ class CublasLt:
             BackendError: the library refuses; the message names the product.
         """
         types = _TYPES[op.dtype]
-        if types.compute == _COMPUTE_32I and (op.n % 4 or op.k % 4 or op.trans_a or not op.trans_b):
-            raise BackendError(f"{op}: 8-bit products want n and k in fours, rows of A and columns of B")
+        pitch_a, pitch_b, pitch_d = op.pitches
+        is_odd = op.n % 4 or op.k % 4 or pitch_a % 4 or pitch_b % 4
+        if types.compute == _COMPUTE_32I and (is_odd or op.trans_a or not op.trans_b):
+            raise BackendError(
+                f"{op}: 8-bit products want n, k and pitches in fours, rows of A and columns of B"
+            )
         made = PreparedMatmul(self._check, self._library.cublasLtMatmul, str(op))
         description = self._describe(op, tensors, types, made)
         # The library's A is our B: (n, k) column by column as it lies, (k, n) where it is transposed.
         stride_a, stride_b, stride_d = op.strides
-        left = self._layout(op, types.given, (op.k, op.n) if op.trans_b else (op.n, op.k), stride_b, made)
-        right = self._layout(op, types.given, (op.m, op.k) if op.trans_a else (op.k, op.m), stride_a, made)
-        goal = self._layout(op, types.result, (op.n, op.m), stride_d, made)
+        extents_b = (op.k, op.n) if op.trans_b else (op.n, op.k)
+        extents_a = (op.m, op.k) if op.trans_a else (op.k, op.m)
+        left = self._layout(op, types.given, extents_b, pitch_b, stride_b, made)
+        right = self._layout(op, types.given, extents_a, pitch_a, stride_a, made)
+        goal = self._layout(op, types.result, (op.n, op.m), pitch_d, stride_d, made)
         added = tensors["residual"] if op.has_residual else tensors["d"]
         pointers = (tensors["b"], tensors["a"], added, tensors["d"])
         strides = [stride * types.size for stride in (stride_b, stride_a)] + [
@@ -223,10 +229,10 @@ class CublasLt:
         return description
 
     def _layout(
-        self, op: Matmul, dtype: int, extents: tuple[int, int], stride: int, made: PreparedMatmul
+        self, op: Matmul, dtype: int, extents: tuple[int, int], pitch: int, stride: int, made: PreparedMatmul
     ) -> ctypes.c_void_p:
-        """Describe column-major matrices of (rows, columns) without gaps."""
-        layout = self._make(made, "MatrixLayout", dtype, *extents, max(1, extents[0]))
+        """Describe column-major matrices of (rows, columns), `pitch` elements from column to column."""
+        layout = self._make(made, "MatrixLayout", dtype, *extents, pitch or max(1, extents[0]))
         if op.batch > 1:
             self._set("MatrixLayout", layout, _LAYOUT_BATCH_COUNT, ctypes.c_int32(op.batch))
             self._set("MatrixLayout", layout, _LAYOUT_BATCH_OFFSET, ctypes.c_int64(stride))

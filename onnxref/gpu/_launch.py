@@ -62,9 +62,10 @@ class Matmul:
         dtype: element type of A, B, C and D by NumPy's name; "int8" gives an int32 D.
         trans_a, trans_b: whether A lies as (k, m), B as (n, k).
         batch: matrices; strides in elements between those of A, B and D (0: the same one for all).
+        pitches: elements from row to row of A, B and D as they lie; 0 where rows lie one behind the other.
         epilogue: what follows: "" none, "Relu", "Gelu" (tanh form); a bias of n elements is added before it.
         tf32: whether float32 may be multiplied in TF32.
-        has_residual: whether C, of D's layout, is added before the epilogue.
+        has_residual: whether C, of D's layout, strides and pitch, is added before the epilogue.
     """
 
     m: int
@@ -80,6 +81,7 @@ class Matmul:
     tf32: bool = False
     has_bias: bool = False
     has_residual: bool = False
+    pitches: tuple[int, int, int] = (0, 0, 0)
 
     def __str__(self) -> str:
         shape = f"{self.batch}x" * (self.batch > 1) + f"{self.m}x{self.n}x{self.k}"

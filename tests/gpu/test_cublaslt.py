@@ -203,11 +203,12 @@ def _tensors(op: Matmul, seed: int = 0) -> dict[str, Array]:
     rng = np.random.default_rng(seed)
     dtype = BFLOAT16 if op.dtype == "bfloat16" else np.dtype(op.dtype)
     result = np.dtype(np.int32) if op.dtype == "int8" else dtype
-    stride_a, stride_b, stride_d = op.strides
-    last = op.batch - 1
-    sizes = {"a": last * stride_a + op.m * op.k, "b": last * stride_b + op.k * op.n}
-    made = {role: rng.integers(-3, 4, size).astype(dtype) for role, size in sizes.items()}
-    size = last * stride_d + op.m * op.n
+    lying = ((op.k, op.m) if op.trans_a else (op.m, op.k), (op.n, op.k) if op.trans_b else (op.k, op.n))
+    size_a, size_b, size = (
+        (op.batch - 1) * stride + (rows - 1) * (pitch or columns) + columns
+        for (rows, columns), stride, pitch in zip((*lying, (op.m, op.n)), op.strides, op.pitches, strict=True)
+    )
+    made = {role: rng.integers(-3, 4, n).astype(dtype) for role, n in (("a", size_a), ("b", size_b))}
     made["d"] = np.zeros(size, result)
     if op.has_bias:
         made["bias"] = rng.integers(-3, 4, op.n).astype(result)
@@ -278,6 +279,29 @@ def test_any_shape(extents: tuple[int, ...], batch: int, flags: tuple[bool, ...]
     _check(Matmul(m, n, k, "float32", trans_a, trans_b, batch=batch, strides=strides))
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    st.tuples(*[st.integers(1, 5)] * 3), st.tuples(*[st.integers(0, 9)] * 3), st.tuples(*[st.booleans()] * 4)
+)
+def test_pitches(extents: tuple[int, ...], gaps: tuple[int, ...], flags: tuple[bool, ...]) -> None:
+    """Matrices of a batch lie side by side in longer rows, as the heads of an attention do."""
+    m, n, k = extents
+    trans_a, trans_b, is_dense_a, has_residual = flags
+    widths = (m if trans_a else k, k if trans_b else n, n)
+    pitch_a, pitch_b, pitch_d = (2 * width + gap for width, gap in zip(widths, gaps, strict=True))
+    pitches = (0 if is_dense_a else pitch_a, pitch_b, pitch_d)
+    strides = (m * k if is_dense_a else widths[0], *widths[1:])
+    op = Matmul(
+        *(m, n, k, "float32", trans_a, trans_b),
+        batch=2,
+        strides=strides,
+        pitches=pitches,
+        has_bias=True,
+        has_residual=has_residual,
+    )
+    _check(op)
+
+
 @pytest.mark.parametrize(("dtype", "tf32", "compute"), [("float32", True, 77), ("float16", True, 68)])
 def test_tf32(dtype: str, tf32: bool, compute: int) -> None:
     assert _check(Matmul(3, 5, 7, dtype, tf32=tf32)).compute == [compute]
@@ -322,7 +346,9 @@ def test_refusals(refuses: int, states: list[int], says: str) -> None:
     assert [held["kind"] for held in library.alive.values()] == ["handle"]
 
 
-@pytest.mark.parametrize("wrong", [{"n": 6}, {"k": 6}, {"trans_a": True}, {"trans_b": False}])
+@pytest.mark.parametrize(
+    "wrong", [{"n": 6}, {"k": 6}, {"trans_a": True}, {"trans_b": False}, {"pitches": (18, 0, 0)}]
+)
 def test_integer_rules(wrong: dict[str, Any]) -> None:
     op = Matmul(**{"m": 4, "n": 8, "k": 16, "dtype": "int8", "trans_b": True, **wrong})
     with pytest.raises(BackendError, match="in fours"):
@@ -369,7 +395,8 @@ def test_real_descriptors() -> None:
     op = Matmul(
         *(3, 5, 7, "float16", False, True),
         batch=2,
-        strides=(21, 35, 15),
+        strides=(21, 10, 5),
+        pitches=(0, 20, 10),
         epilogue="Relu",
         has_bias=True,
     )
@@ -378,9 +405,9 @@ def test_real_descriptors() -> None:
             op, {"a": 256, "b": 512, "bias": 768, "d": 1024}
         )
     assert made == {
-        "a": [2, 7, 5, 7, 2, 35],
+        "a": [2, 7, 5, 20, 2, 10],
         "b": [2, 7, 3, 7, 2, 21],
-        "d": [2, 5, 3, 5, 2, 15],
+        "d": [2, 5, 3, 10, 2, 5],
         "description": [68, 0, 1, 0, RELU | BIAS, 768],
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -40,6 +40,13 @@ def view(address: int, count: int, dtype: str) -> Array:
     return raw.view(found)
 
 
+def strided_view(address: int, shape: Sequence[int], steps: Sequence[int], dtype: str) -> Array:
+    """Return a tensor at an address, with steps in elements."""
+    count = 1 + sum((n - 1) * step for n, step in zip(shape, steps, strict=True)) if 0 not in shape else 0
+    flat = view(address, count, dtype)
+    return np.lib.stride_tricks.as_strided(flat, shape, [step * flat.itemsize for step in steps])
+
+
 def _matmul(op: Matmul, tensors: Mapping[str, int]) -> None:
     result = "int32" if op.dtype == "int8" else op.dtype
     if op.dtype == "int8":
@@ -47,16 +54,14 @@ def _matmul(op: Matmul, tensors: Mapping[str, int]) -> None:
         assert op.k % 4 == 0, "int8 products need a multiple of 4 steps"
     acc = {"int8": np.int32, "float64": np.float64}.get(op.dtype, np.float32)
 
-    def matrices(role: str, rows: int, columns: int, stride: int, dtype: str) -> Array:
-        count = rows * columns
-        flat = view(tensors[role], (op.batch - 1) * stride + count, dtype)
-        item = flat.itemsize
-        return np.lib.stride_tricks.as_strided(
-            flat, (op.batch, rows, columns), (stride * item, columns * item, item)
-        )
+    def matrices(role: str, rows: int, columns: int, place: int, dtype: str) -> Array:
+        stride, pitch = op.strides[place], op.pitches[place] or columns
+        assert pitch >= columns, f"{role} has rows of {columns} at every {pitch}"
+        steps = (stride, pitch, 1)
+        return strided_view(tensors[role], (op.batch, rows, columns), steps, dtype)
 
-    a = matrices("a", *((op.k, op.m) if op.trans_a else (op.m, op.k)), op.strides[0], op.dtype)
-    b = matrices("b", *((op.n, op.k) if op.trans_b else (op.k, op.n)), op.strides[1], op.dtype)
+    a = matrices("a", *((op.k, op.m) if op.trans_a else (op.m, op.k)), 0, op.dtype)
+    b = matrices("b", *((op.n, op.k) if op.trans_b else (op.k, op.n)), 1, op.dtype)
     a = (a.swapaxes(1, 2) if op.trans_a else a).astype(acc)
     b = (b.swapaxes(1, 2) if op.trans_b else b).astype(acc)
     d = a @ b
@@ -65,14 +70,12 @@ def _matmul(op: Matmul, tensors: Mapping[str, int]) -> None:
     if op.has_bias:
         d = d + view(tensors["bias"], op.n, result).astype(acc)
     if op.has_residual:
-        d = d + matrices("residual", op.m, op.n, op.strides[2], result).astype(acc)
+        d = d + matrices("residual", op.m, op.n, 2, result).astype(acc)
     if op.epilogue == "Relu":
         d = np.maximum(d, 0)
     elif op.epilogue == "Gelu":
         d = 0.5 * d * (1 + np.tanh(math.sqrt(2 / math.pi) * (d + 0.044715 * d**3)))
-    matrices("d", op.m, op.n, op.strides[2], result)[...] = d.astype(
-        result if result != "bfloat16" else _TYPES[result]
-    )
+    matrices("d", op.m, op.n, 2, result)[...] = d.astype(result if result != "bfloat16" else _TYPES[result])
 
 
 def _last(address: int, shape: tuple[int, ...], dtype: str) -> Array:

@@ -253,12 +253,16 @@ def _by_cudnn(conv: Conv) -> None:
     """Emit cuDNN's convolution, and a launch for what it is not asked to add or apply.
 
     It adds bias and residual and applies Relu on tensor cores, without groups and over two axes; its other
-    engines do not know all of these at once.
+    engines do not know all of these at once. Its ready-made kernels for them have a bias: without one it
+    would have to compile a kernel first, which takes seconds.
     """
     windows, site = conv.windows, conv.site
     tf32 = conv.name == "float32" and may_round(site, conv.w)
     fuses = conv.group == 1 and len(windows.size) <= 2 and (conv.size == 2 or tf32)
     activation: Literal["", "Relu"] = "Relu" if fuses and conv.activation == "Relu" else ""
+    bias: Memory | None = conv.bias if fuses else None
+    if fuses and bias is None and (activation or conv.residual is not None):
+        bias = site.pack((), ("no bias", conv.m, conv.name), lambda: np.full(conv.m, -0.0, conv.x.dtype))
     seen = over_axes(windows, 2)
     op = Convolution(
         (conv.n, conv.c, *seen.size),
@@ -270,13 +274,13 @@ def _by_cudnn(conv: Conv) -> None:
         pads=seen.begins + seen.begins,
         groups=conv.group,
         activation=activation,
-        has_bias=fuses and conv.bias is not None,
+        has_bias=bias is not None,
         has_residual=fuses and conv.residual is not None,
         tf32=tf32,
     )
     tensors: dict[str, Memory] = {"x": turned(site, conv.x), "w": packed_weights(site, conv.w)}
-    if op.has_bias and conv.bias is not None:
-        tensors["bias"] = conv.bias
+    if bias is not None:
+        tensors["bias"] = bias
     if op.has_residual and conv.added is not None:
         tensors["residual"] = conv.added
     site.library(op, **tensors, y=conv.goal.memory)

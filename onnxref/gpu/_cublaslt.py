@@ -11,15 +11,14 @@ Numbers of enumerators and layouts of structures: cublasLt.h, cublas_api.h and l
 from __future__ import annotations
 
 import ctypes
-import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..errors import BackendError, MissingDependencyError
-from ._launch import Matmul
+from ._installed import installed_libraries
+from ._launch import LibraryRefusalError, Matmul
 
 _MOST_ALIGNMENT = 256
 _ASKED = 4  # algorithms; the first that the library can run is taken
@@ -32,8 +31,11 @@ _COMPUTE_32F, _COMPUTE_64F, _COMPUTE_32I, _COMPUTE_32F_FAST_TF32 = 68, 70, 72, 7
 _DESC_TRANSA, _DESC_TRANSB, _DESC_EPILOGUE, _DESC_BIAS_POINTER = 3, 4, 7, 8
 # cublasLtMatrixLayoutAttribute_t
 _LAYOUT_BATCH_COUNT, _LAYOUT_BATCH_OFFSET = 5, 6
-# cublasLtMatmulPreferenceAttributes_t
-_PREF_WORKSPACE, _PREF_ALIGNMENTS = 1, (5, 6, 7, 8)  # of A, B, C, D
+# cublasLtMatmulPreferenceAttributes_t; alignments of A, B, C, D
+_PREF_WORKSPACE, _PREF_REDUCTIONS, _PREF_ALIGNMENTS = 1, 3, (5, 6, 7, 8)
+# cublasLtReductionScheme_t: parts of a sum over K that several blocks share meet in the compute type. The
+# other schemes add them in D's type, which would round 16-bit sums more than once.
+_REDUCTION_COMPUTE_TYPE = 2
 # cublasLtEpilogue_t; with a bias _EPILOGUE_BIAS is added to RELU and GELU, and stands alone for none.
 _EPILOGUES = {"": 0, "Relu": 2, "Gelu": 32}
 _EPILOGUE_DEFAULT, _EPILOGUE_BIAS = 1, 4
@@ -111,7 +113,7 @@ def load_cublaslt() -> Any:
         MissingDependencyError: it is not installed.
     """
     tried = []
-    for name in _candidates():
+    for name in installed_libraries("cublasLt", ("cu13", 13), ("cublas", 13), ("cublas", 12)):
         try:
             library = ctypes.CDLL(name)
         except OSError as error:
@@ -122,15 +124,6 @@ def load_cublaslt() -> Any:
             found.argtypes, found.restype = signature, ctypes.c_int
         return library
     raise MissingDependencyError(f"cuBLASLt is not installed ({'; '.join(tried)})")
-
-
-def _candidates() -> Iterator[str]:
-    for folder in sys.path:
-        for package, version in (("cu13", 13), ("cublas", 13), ("cublas", 12)):
-            path = Path(folder, "nvidia", package, "lib", f"libcublasLt.so.{version}")
-            if path.exists():
-                yield str(path)
-    yield from ("libcublasLt.so.13", "libcublasLt.so.12")
 
 
 class PreparedMatmul:
@@ -155,6 +148,9 @@ class CublasLt:
         workspace_bytes: its size.
         stream: that all products go to.
         library: the library, or what stands in for it.
+
+    Raises:
+        MissingDependencyError: it is not installed, or cannot work with this card and driver.
     """
 
     def __init__(self, workspace: int, workspace_bytes: int, stream: int, library: Any | None = None) -> None:
@@ -163,7 +159,10 @@ class CublasLt:
         self._workspace_bytes = workspace_bytes
         self._stream = stream
         self._handle = ctypes.c_void_p()
-        self._check("cublasLtCreate", self._library.cublasLtCreate(ctypes.byref(self._handle)))
+        try:
+            self._check("cublasLtCreate", self._library.cublasLtCreate(ctypes.byref(self._handle)))
+        except BackendError as error:
+            raise MissingDependencyError(f"cuBLASLt is no use here: {error}") from error
         # Not at the end of the process: the driver may be gone by then.
         weakref.finalize(self, self._library.cublasLtDestroy, self._handle).atexit = False
 
@@ -174,8 +173,14 @@ class CublasLt:
             tensors: addresses by role: a, b, d, and bias and residual where `op` has them.
 
         Raises:
-            BackendError: the library refuses; the message names the product.
+            LibraryRefusalError: the library does not do it; the message names the product.
         """
+        try:
+            return self._prepared(op, tensors)
+        except BackendError as error:
+            raise LibraryRefusalError(op, str(error)) from error
+
+    def _prepared(self, op: Matmul, tensors: Mapping[str, int]) -> PreparedMatmul:
         types = _TYPES[op.dtype]
         pitch_a, pitch_b, pitch_d = op.pitches
         is_odd = op.n % 4 or op.k % 4 or pitch_a % 4 or pitch_b % 4
@@ -245,6 +250,9 @@ class CublasLt:
         asking = PreparedMatmul(self._check, self._library.cublasLtMatmul, str(op))  # holds the preference
         preference = self._make(asking, "MatmulPreference")
         self._set("MatmulPreference", preference, _PREF_WORKSPACE, ctypes.c_uint64(self._workspace_bytes))
+        if _TYPES[op.dtype].result_size == 2:
+            reductions = ctypes.c_uint32(_REDUCTION_COMPUTE_TYPE)
+            self._set("MatmulPreference", preference, _PREF_REDUCTIONS, reductions)
         for attribute, bytes_ in zip(_PREF_ALIGNMENTS, alignments, strict=True):
             self._set("MatmulPreference", preference, attribute, ctypes.c_uint32(bytes_))
         results = (HeuristicResult * _ASKED)()

@@ -13,15 +13,19 @@ Engines that are not allowed, by cuDNN's numerical notes:
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from ..errors import BackendError, MissingDependencyError
+from ..errors import MissingDependencyError
 from ..native import load_code, store_code
-from ._launch import Attention, Convolution
+from ._installed import installed_libraries
+from ._launch import Attention, Convolution, LibraryRefusalError
 
 _OLDEST = 90000  # cuDNN 9.0
 _SYMBOL = "cudnn"  # what a kept plan is called
@@ -51,7 +55,21 @@ def load_cudnn() -> Any:
         ) from error
     if version < _OLDEST:
         raise MissingDependencyError(f"cuDNN 9 or later is needed (found version {version})")
+    _load_runtime()
     return cudnn
+
+
+@cache
+def _load_runtime() -> None:
+    """Load the CUDA runtime, which attention's checks look for by its name alone.
+
+    It refuses to choose where the loader finds two, so pip's is loaded only where the loader finds none.
+    """
+    found = installed_libraries("cudart", ("cu13", 13), ("cuda_runtime", 12))
+    for name in sorted(found, key=lambda name: "/" in name):
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(name)
+            return
 
 
 class Cudnn:
@@ -63,6 +81,9 @@ class Cudnn:
         stream: address of the stream that all work goes to.
         device: the card's name, on which plans depend; asked of CuPy if None.
         library: the front end, or what stands in for it.
+
+    Raises:
+        MissingDependencyError: it is not installed, or cannot work with this card and driver.
     """
 
     def __init__(
@@ -77,7 +98,10 @@ class Cudnn:
         self._workspace = workspace
         self._workspace_bytes = workspace_bytes
         self._device = _device_name() if device is None else device
-        self._handle = self._dnn.create_handle()
+        try:
+            self._handle = self._dnn.create_handle()
+        except RuntimeError as error:
+            raise MissingDependencyError(f"cuDNN is no use here: {error}") from error
         self._dnn.set_stream(handle=self._handle, stream=stream)
         self._plans: dict[Convolution | Attention, Any] = {}
         self._errors = (RuntimeError, self._dnn.cudnnGraphNotSupportedError)
@@ -90,7 +114,7 @@ class Cudnn:
             tensors: addresses by role, see `LibraryCall`.
 
         Raises:
-            BackendError: cuDNN does not do it; the message names the operation.
+            LibraryRefusalError: cuDNN does not do it; the message names the operation.
         """
         plan = self._plans.get(op)
         if plan is None:
@@ -101,7 +125,7 @@ class Cudnn:
     def _plan(self, op: Convolution | Attention) -> Any:
         """Return a plan, from the disk where it can be."""
         if op.dtype not in _TYPES or (isinstance(op, Attention) and op.dtype == "float32"):
-            raise BackendError(f"{op}: cuDNN does not do it in {op.dtype}")
+            raise LibraryRefusalError(op, f"{op}: cuDNN does not do it in {op.dtype}")
         key = self._key(op)
         kept = load_code(key)
         if kept is not None and (plan := self._restored(kept[1])) is not None:
@@ -109,13 +133,14 @@ class Cudnn:
         try:
             plan = self._built(op)
         except (*self._errors, ValueError) as error:
-            raise BackendError(f"{op}: cuDNN {self._dnn.backend_version()} says: {error}") from error
+            why = f"{op}: cuDNN {self._dnn.backend_version()} says: {error}"
+            raise LibraryRefusalError(op, why) from error
         with contextlib.suppress(*self._errors):  # an engine that cannot be kept is planned again next time
             store_code(key, _SYMBOL, bytes(plan.serialize()))
         return plan
 
     def _key(self, op: Convolution | Attention) -> str:
-        versions = (self._dnn.__version__, self._dnn.backend_version(), _INACCURATE, _TF32)
+        versions = (self._dnn.__version__, self._dnn.backend_version(), _own_text())
         parts = (op, versions, self._device, self._workspace_bytes)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
 
@@ -254,6 +279,12 @@ def row_strides(extents: Sequence[int]) -> tuple[int, ...]:
     for extent in reversed(extents[1:]):
         strides.insert(0, strides[0] * extent)
     return tuple(strides)
+
+
+@cache
+def _own_text() -> str:
+    """Return a digest of this file: a kept plan is of the graph that it described."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 def _device_name() -> str:

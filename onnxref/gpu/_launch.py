@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from ..errors import BackendError
 from ._kernel import Kernel
 
 Extent: TypeAlias = tuple[int, int, int]
@@ -151,6 +152,18 @@ class Attention:
 
 
 LibraryOp: TypeAlias = Matmul | Convolution | Attention
+
+
+class LibraryRefusalError(BackendError):
+    """A library does not do an operation on this card: another way to compute it is needed.
+
+    Attributes:
+        op: the operation.
+    """
+
+    def __init__(self, op: LibraryOp, why: str) -> None:
+        super().__init__(why)
+        self.op = op
 
 
 @dataclass(frozen=True, slots=True)

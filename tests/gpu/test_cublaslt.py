@@ -37,6 +37,7 @@ DESCRIPTION = {3: ("transa", 4), 4: ("transb", 4), 7: ("epilogue", 4), 8: ("bias
 LAYOUT = {5: ("batch", 4), 6: ("stride", 8)}
 PREFERENCE = {
     1: ("workspace", 8),
+    3: ("reductions", 4),
     5: ("align_a", 4),
     6: ("align_b", 4),
     7: ("align_c", 4),
@@ -316,6 +317,25 @@ def test_alignment_is_told() -> None:
     (asked,) = library.asked
     assert (asked["align_a"], asked["align_b"], asked["align_c"], asked["align_d"]) == (16, 16, 2, 2)
     assert asked["workspace"] == WORKSPACE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("dtype", "asks"),
+    [("float16", 2), ("bfloat16", 2), ("float32", None), ("float64", None), ("int8", None)],
+)
+def test_parts_of_a_sum_meet_in_the_compute_type(dtype: str, asks: int | None) -> None:
+    """Schemes that add parts in the type of the result round 16-bit sums more than once."""
+    (asked,) = _check(Matmul(4, 8, 16, dtype, trans_b=True)).asked
+    assert asked.get("reductions") == asks
+
+
+def test_a_card_that_it_cannot_use() -> None:
+    class Refusing(FakeLibrary):
+        def cublasLtCreate(self, pointer: Any) -> int:
+            return 1
+
+    with pytest.raises(MissingDependencyError, match="NOT_INITIALIZED"):
+        CublasLt(0xBEEF00, WORKSPACE_BYTES, STREAM, library=Refusing())
 
 
 def test_first_algorithm_that_runs() -> None:

@@ -363,6 +363,44 @@ def test_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         load_cudnn()
 
 
+def test_a_card_that_it_cannot_use(front: FrontEnd, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing() -> int:
+        raise RuntimeError("cudnnHandle Create failed")
+
+    monkeypatch.setattr(front, "create_handle", refusing)
+    with pytest.raises(MissingDependencyError, match="Create failed"):
+        opened(front)
+
+
+_LOADS = """
+import ctypes, sys
+from onnxref.gpu import _cudnn
+
+class Loader(ctypes.CDLL):
+    def __init__(self, name):
+        if "/" not in name:
+            raise OSError("the system has none")
+        super().__init__(name)
+
+ctypes.CDLL = Loader
+sys.path.insert(0, sys.argv[1])
+_cudnn._load_runtime()
+print(open("/proc/self/maps").read())
+"""
+
+
+def test_the_runtime_of_pip_is_loaded_where_the_system_has_none(tmp_path: Path) -> None:
+    """Attention says `Unable to load any libcudart` else: the front end looks for it by its name alone."""
+    folder = tmp_path / "nvidia" / "cuda_runtime" / "lib"
+    folder.mkdir(parents=True)
+    build = ["g++", "-shared", "-x", "c", "-", "-Wl,-soname,libcudart.so.12", "-o", "libcudart.so.12"]
+    subprocess.run(build, cwd=folder, input="int runtime;", text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", _LOADS, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert str(folder / "libcudart.so.12") in found.stdout
+
+
 def test_device_name(monkeypatch: pytest.MonkeyPatch, front: FrontEnd) -> None:
     runtime = SimpleNamespace(getDevice=lambda: 0, getDeviceProperties=lambda _: {"name": b"A card"})
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(runtime=runtime)))

@@ -145,6 +145,16 @@ def test_cudnn_with_residual(name: str, activation: str) -> None:
         assert log[0].endswith("+bias+residual" + "+Relu" * (activation == "Relu") + ")")
 
 
+@pytest.mark.parametrize(("activation", "residual"), [("Relu", False), ("Relu", True), ("", True)])
+def test_cudnn_is_given_a_bias_for_what_it_fuses(activation: str, residual: bool) -> None:
+    """Its ready-made kernels have one; the one that stands in changes nothing, the sign of zero neither."""
+    x, w = normal((1, 8, 5, 5), "float16"), normal((8, 8, 3, 3), "float16", 1)
+    added = normal((1, 8, 3, 3), "float16", 3) if residual else None
+    log = check(x, w, None, added, activation=activation, roundings=3)
+    assert "+bias" in log[0]
+    assert "+bias" not in check(x, w)[0]
+
+
 def test_cudnn_tf32_and_groups_and_axes() -> None:
     x, w = normal((1, 8, 9)), normal((8, 8, 3), seed=1)
     assert "cudnn" in check(x, w, dilations=(2,), precision="tf32")[0]

@@ -12,6 +12,7 @@ import pytest
 import onnxref
 from onnxref.dtypes import Array
 from onnxref.errors import BackendError, KernelError
+from onnxref.gpu import LibraryOp, LibraryRefusalError, Matmul
 
 from .emulator.device import EmulatedArray, EmulatedDevice
 
@@ -107,3 +108,51 @@ def test_quantized_patterns_run_on_integers(device: EmulatedDevice) -> None:
     rows = {row.operator.removeprefix("onnxref.internal:"): row.kind for row in made.explain()}
     assert rows["QuantizedMatMul"] == "device"
     assert "reference" not in rows.values()
+
+
+REFUSED = """g (float[n, 64] x, float[64, 32] v, float[32, 48] w) => (z) {
+    a = MatMul(x, v)  b = Tanh(a)  z = MatMul(b, w) }"""
+
+
+def test_what_a_library_refuses_is_done_by_kernels_and_the_rest_stays_with_it(
+    device: EmulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[LibraryOp] = []
+    library = device.library
+
+    def refusing(op: LibraryOp, tensors: dict[str, int]) -> Any:
+        asked.append(op)
+        if isinstance(op, Matmul) and op.n == 32:
+            raise LibraryRefusalError(op, f"{op}: there is no algorithm")
+        return library(op, tensors)
+
+    monkeypatch.setattr(device, "library", refusing)
+    monkeypatch.setattr(device, "libraries", frozenset(("cublaslt", "cudnn")))
+    made = session(REFUSED)
+    rng = np.random.default_rng(0)
+    feeds = {
+        name: rng.standard_normal(shape).astype(np.float32)
+        for name, shape in (("x", (16, 64)), ("v", (64, 32)), ("w", (32, 48)))
+    }
+    expected = onnxref.run(parsed(REFUSED), list(feeds.values()), backend="numpy")["z"]
+    for _ in range(2):
+        (z,) = made.run(None, feeds)
+        np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-4)
+    reasons = " ".join(row.reason for row in made.explain())
+    assert [row.libraries for row in made.explain()] == [("raw",), ("cublaslt",)]
+    assert "float32 16x32x64" in reasons
+    assert "there is no algorithm" in reasons
+    assert sum(isinstance(op, Matmul) and op.n == 32 for op in asked) == 1
+
+
+def test_a_refusal_without_another_way_is_raised(
+    device: EmulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that refuses what nothing asked its libraries for is not asked for ever."""
+
+    def refusing(*_: Any) -> Any:
+        raise LibraryRefusalError(Matmul(1, 1, 1, "float32"), "no")
+
+    monkeypatch.setattr(device, "launch", refusing)
+    with pytest.raises(BackendError, match="no"):
+        session(TWICE).run(None, {"x": np.zeros((3, 5), np.float32)})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from ... import registry, schema
 from ...errors import KernelError, UnsupportedOperatorError
-from ...gpu import DeviceCall
+from ...gpu import DeviceCall, LibraryCall, LibraryOp
 from ...graph import Node
 from ...lowering import (
     NO_PAD,
@@ -85,6 +85,7 @@ def lower_block(
     *,
     layouts: bool = True,
     libraries: frozenset[str] = frozenset(),
+    refused: Collection[LibraryOp] = (),
 ) -> list[Lowered]:
     """Return what computes each op of a block, in order.
 
@@ -92,6 +93,7 @@ def lower_block(
         steps: the reference's step of each op that no pass has changed.
         layouts: assign blocked layouts.
         libraries: what lowerings may call, see `Site`.
+        refused: operations that they turned out not to do.
     """
     saved = _Saved.of(block)
     banned: set[Op] = set()
@@ -104,21 +106,26 @@ def lower_block(
     while True:
         if layouts:
             assign_layouts(block, layout, rule, banned)
-        results = [_lower(op, block, steps, backend, libraries) for op in block.ops]
-        refused = {
+        results = [_lower(op, block, steps, backend, libraries, refused) for op in block.ops]
+        undone = {
             found.op
             for found in results
             if found.site is None
             and any(x is not None and x.layout for x in (*found.op.inputs, *found.op.outputs))
         }
-        if not refused:
+        if not undone:
             return results
-        banned |= refused
+        banned |= undone
         saved.restore(block)
 
 
 def _lower(
-    op: Op, block: Block, steps: Mapping[Op, Step], backend: str, libraries: frozenset[str]
+    op: Op,
+    block: Block,
+    steps: Mapping[Op, Step],
+    backend: str,
+    libraries: frozenset[str],
+    refused: Collection[LibraryOp],
 ) -> Lowered:
     lowering = _lowering(op, backend)
     if lowering is None:
@@ -131,6 +138,9 @@ def _lower(
         _zero_borders(site, backend)
     except Unsupported as refusal:
         return Lowered(op, step=_reference(op, steps), reason=str(refusal))
+    failed = {call.library for call in site.launches if isinstance(call, LibraryCall) and call.op in refused}
+    if failed:
+        return _lower(op, block, steps, backend, libraries - failed, refused)
     return Lowered(op, site)
 
 

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from ...errors import BackendError
-from ...gpu import Device, DeviceTensor
+from ...gpu import Device, DeviceTensor, LibraryOp, LibraryRefusalError
 from ...limits import Budget
 from ...lowering import Op, Operand, PackCache, load_lowerings
 from ...native import CompileJob, NativeFunction, NativeUnavailableError, Team, compile_together
@@ -64,6 +64,7 @@ class Acceleration:
         device: the card that programs run on; None for the processor.
         strict: whether an operator that only the reference can run is an error.
         debug: whether to look at the device after every launch, see `DeviceProgram`.
+        refused: operations that the device's libraries turned out not to do; kernels of our own do without.
     """
 
     backend: str
@@ -77,6 +78,7 @@ class Acceleration:
     device: Device | None = None
     strict: bool = False
     debug: bool = False
+    refused: set[LibraryOp] = field(default_factory=set)
     _constants: DeviceConstants | None = None
 
     def program(self, lowered: list[Lowered], block: Block) -> Program | DeviceProgram:
@@ -333,7 +335,7 @@ class Regions:
         if region.planned is None:
             load_lowerings(self.acceleration.backend)
             started = time.perf_counter()
-            region.planned = self._planned(region, self.acceleration.libraries)
+            region.planned = self._planned(region)
             region.planning = time.perf_counter() - started
         if region.planned is None or (region.job is not None and not region.job.is_done()):
             return
@@ -343,23 +345,23 @@ class Regions:
                 region.job = _start(missing)
             return
         compile_together(missing, self.acceleration.team.threads)
-        try:
-            region.planned.compile()
-        except BackendError as error:
-            if not self.acceleration.libraries:
-                raise
-            # A library has no algorithm for some operation: kernels of our own do without it.
-            region.note = f"no libraries: {error}"
-            region.planned = self._planned(region, frozenset())
-            if region.planned is None:
+        while region.planned is not None:
+            try:
+                region.planned.compile()
+            except LibraryRefusalError as error:
+                if error.op in self.acceleration.refused:
+                    raise
+                self.acceleration.refused.add(error.op)
+                region.note = "; ".join(filter(None, (region.note, str(error))))
+                region.planned = self._planned(region)
+            else:
+                region.program = region.planned
+                self.acceleration.specialized += not region.foreseen
                 return
-            region.planned.compile()
-        region.program = region.planned
-        self.acceleration.specialized += not region.foreseen
 
-    def _planned(self, region: Region, libraries: frozenset[str]) -> Program | DeviceProgram | None:
+    def _planned(self, region: Region) -> Program | DeviceProgram | None:
         """Return a region's program; None where only the reference can run it."""
-        lowered, block = specialize(region, self.acceleration, libraries)
+        lowered, block = specialize(region, self.acceleration)
         if self.acceleration.strict:
             _refuse_reference(lowered)
         if lowered and not self.acceleration.strict and not any(map(_is_work, lowered)):
@@ -398,23 +400,17 @@ def all_regions(plan: Plan) -> list[Region]:
     return found + [region for body in bodies for region in all_regions(body)]
 
 
-def specialize(
-    region: Region, acceleration: Acceleration, libraries: frozenset[str] = frozenset()
-) -> tuple[list[Lowered], Block]:
-    """Run the passes and lowerings over a region; return what computes it, and its inputs and outputs.
-
-    Args:
-        libraries: what lowerings may call, see `onnxref.lowering.Site`.
-    """
+def specialize(region: Region, acceleration: Acceleration) -> tuple[list[Lowered], Block]:
+    """Run the passes and lowerings over a region; return what computes it, and its inputs and outputs."""
     try:
-        return _specialize(region, acceleration, libraries, acceleration.without)
+        return _specialize(region, acceleration, acceleration.without)
     except NoReferenceError:
         without = frozenset(all_passes()) - {fold_weights.__name__}
-        return _specialize(region, acceleration, libraries, without)
+        return _specialize(region, acceleration, without)
 
 
 def _specialize(
-    region: Region, acceleration: Acceleration, libraries: frozenset[str], without: frozenset[str]
+    region: Region, acceleration: Acceleration, without: frozenset[str]
 ) -> tuple[list[Lowered], Block]:
     operands = region.record.operands
     for operand in operands.values():
@@ -438,7 +434,14 @@ def _specialize(
         if op in steps and before[op] == (op.op_type, tuple(op.inputs), op.attributes)
     }
     layouts = "layout" not in acceleration.without
-    lowered = lower_block(block, unchanged, acceleration.backend, layouts=layouts, libraries=libraries)
+    lowered = lower_block(
+        block,
+        unchanged,
+        acceleration.backend,
+        layouts=layouts,
+        libraries=acceleration.libraries,
+        refused=acceleration.refused,
+    )
     return lowered, block
 
 

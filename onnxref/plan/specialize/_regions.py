@@ -414,7 +414,7 @@ def _specialize(
 ) -> tuple[list[Lowered], Block]:
     operands = region.record.operands
     for operand in operands.values():
-        operand.layout = None
+        operand.layout = operand.place = None
     steps = {_op(step, operands): step for step in region.record.steps}
     block = Block(
         list(steps),

@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 import onnxref.gpu
 from onnxref.dtypes import Array
 from onnxref.gpu import Convolution, LibraryOp, LibraryRefusalError, Matmul
-from onnxref.plan.specialize import DeviceProgram, _lower
+from onnxref.plan.specialize import DeviceProgram
 
 from .emulator.device import EmulatedCall, EmulatedDevice
 from .planned import recording
@@ -106,9 +106,7 @@ def check(model: onnx.ModelProto, x: Array, libraries: Sequence[str] = BOTH, **o
     """Compare a model with the reference, and with tensors that lie apart; return what was launched."""
     device = EmulatedDevice(libraries=frozenset(libraries))
     found = run(model, x, device, **options)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_lower, "assign_pitches", lambda *_: None)
-        apart = run(model, x, EmulatedDevice(libraries=frozenset(libraries)), **options)
+    apart = run(model, x, EmulatedDevice(libraries=frozenset(libraries)), without=("pitch",), **options)
     expected = onnxref.InferenceSession(model, backend="numpy").run(None, {"x": x})
     for a, b, wanted, place in zip(found, apart, expected, model.graph.output, strict=True):
         assert_close(a, wanted, place.name)

@@ -29,6 +29,8 @@ from ..passes import Block
 from ._layout import assign_layouts
 from ._pitch import assign_pitches
 
+LAYOUTS = ("layout", "pitch")
+
 
 class NoReferenceError(Exception):
     """A pass made an operator that no lowering takes here, and that the reference does not know."""
@@ -85,7 +87,7 @@ def lower_block(
     steps: Mapping[Op, Step],
     backend: str,
     *,
-    layouts: bool = True,
+    without: Collection[str] = (),
     libraries: frozenset[str] = frozenset(),
     refused: Collection[LibraryOp] = (),
 ) -> list[Lowered]:
@@ -93,7 +95,7 @@ def lower_block(
 
     Args:
         steps: the reference's step of each op that no pass has changed.
-        layouts: assign blocked layouts.
+        without: which of `LAYOUTS` to leave out; "pitch" is that tensors lie in others.
         libraries: what lowerings may call, see `Site`.
         refused: operations that they turned out not to do.
     """
@@ -107,7 +109,7 @@ def lower_block(
         return lowering.blocked(op, layout(NO_PAD).lanes) if lowering and lowering.blocked else None
 
     while True:
-        if layouts and assign_layouts(block, layout, rule, banned):
+        if "layout" not in without and assign_layouts(block, layout, rule, banned) and "pitch" not in without:
             assign_pitches(block, rule, unpitched)
         results = [_lower(op, block, steps, backend, libraries, refused) for op in block.ops]
         undone = {

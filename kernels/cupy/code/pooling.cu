@@ -44,7 +44,6 @@ pool(const T *__restrict__ x, T *__restrict__ y, int64_t *__restrict__ places, l
     if (index >= count) return;
     INDEX at = INDEX(index), blocks = INDEX(channels) / VEC, block = 0;
     if (LAST) block = taken(at, blocks);
-    long long goal = LAST ? at * goal_pitch + (long long)block * VEC : index * VEC;
     Span spans[3];
 #pragma unroll
     for (int axis = 2; axis >= 0; axis--)
@@ -114,6 +113,8 @@ pool(const T *__restrict__ x, T *__restrict__ y, int64_t *__restrict__ places, l
 #endif
         made.v[e] = narrow<T>(value);
     }
+    long long goal = index * VEC;
+    if (LAST) goal += INDEX(index) / blocks * (goal_pitch - channels);
     *reinterpret_cast<Pack *>(y + goal) = made;
 #if PLACES
 #pragma unroll

@@ -12,7 +12,8 @@ The lowering contract
     1. After `site` it takes the node's inputs positionally (None for an absent one) and the attributes
        as keywords, with that version's defaults, as a kernel does.
     2. Shapes and dtypes of inputs and outputs are known. An input whose value is known while planning
-       has it in `constant`. Tensors are C-contiguous where `layout` is None.
+       has it in `constant`. Tensors are C-contiguous where `layout` is None. Only lowerings that say so
+       (`BlockedUse`) meet layouts, and pitches.
     3. It describes the work with `site.call`, in order. Operands among the arguments become addresses,
        floats become float64 bits (`arg_float`), ints stay ints.
     4. What it cannot do is `raise Unsupported(reason)`, before the first call; the reference kernel
@@ -95,20 +96,36 @@ class Blocked:
         top, left, _, _ = self.pad
         return (top * self.extents(shape)[3] + left) * self.lanes
 
+    def elements(self, shape: Sequence[int]) -> int:
+        """Return how many elements lie from the first one's place to the last one's."""
+        return math.prod(self.extents(shape))
+
 
 @dataclass(frozen=True, slots=True)
 class ChannelsLast(Blocked):
-    """All channels in one block, for GPUs: (N, C, spatial...) lies as [N][spatial...][C], with no border."""
+    """All channels in one block, for GPUs: (N, C, spatial...) lies as [N][spatial...][C], with no border.
+
+    Attributes:
+        pitch: elements from pixel to pixel, where the channels are a range of a wider tensor's
+            (`Operand.place`); 0 where pixels lie one behind the other.
+    """
 
     lanes: int = 0
+    pitch: int = 0
 
     def __str__(self) -> str:
-        return "with the channels last"
+        return "with the channels last" + (f", pixels {self.pitch} apart" if self.pitch else "")
 
     def extents(self, shape: Sequence[int]) -> tuple[int, int, int, int, int]:
         """Return (N, 1, product of all spatial axes but the last, the last one, C)."""
         n, c, *spatial = shape
         return n, 1, math.prod(spatial[:-1]), spatial[-1], c
+
+    def elements(self, shape: Sequence[int]) -> int:
+        """Return how many elements lie from the first one's place to the last one's."""
+        n, c, *spatial = shape
+        pixels = n * math.prod(spatial)
+        return (pixels - 1) * (self.pitch or c) + c if pixels else 0
 
 
 @dataclass(slots=True, eq=False)
@@ -119,6 +136,8 @@ class Operand:
         name: the value's name in the model, or one that tells what it is.
         constant: its value, where that is known while planning.
         layout: how it lies in memory; None is C-contiguous.
+        place: where in another operand it lies, as the planner decided before any lowering; None where it has
+            memory of its own, or shares some by what a lowering declares.
     """
 
     shape: tuple[int, ...]
@@ -126,6 +145,7 @@ class Operand:
     name: str = ""
     constant: Array | None = None
     layout: Blocked | None = None
+    place: Place | None = None
 
     @property
     def size(self) -> int:
@@ -141,11 +161,16 @@ class Operand:
         return self.size * self.dtype.itemsize
 
     @property
+    def whole(self) -> Place:
+        """The operand that it lies in by the planner's decision, itself if in none, and where."""
+        return self.place or Place(self, 0)
+
+    @property
     def buffer_bytes(self) -> int:
-        """Size of the memory that it lies in."""
+        """Size of the memory that it lies in; of a range of channels, with all that lies in between."""
         if self.layout is None:
             return self.nbytes
-        return math.prod(self.layout.extents(self.shape)) * self.dtype.itemsize
+        return self.layout.elements(self.shape) * self.dtype.itemsize
 
     def __add__(self, offset: int) -> Address:
         return Address(self, offset)
@@ -153,6 +178,13 @@ class Operand:
     def __str__(self) -> str:
         shown = f"{self.dtype.name}[{', '.join(map(str, self.shape))}]"
         return f"{shown} {self.layout}" if self.layout else shown
+
+
+class Place(NamedTuple):
+    """A place in another operand's memory, in bytes from its begin."""
+
+    owner: Operand
+    offset: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -407,7 +439,15 @@ class Site:
 
         Args:
             offset: where in it the output begins, in bytes: for GPUs alone, a multiple of `ACCESS`.
+
+        Raises:
+            Unsupported: the planner has given the output another place.
         """
+        place = Place(input.whole.owner, input.whole.offset + offset)
+        if output.whole == place:
+            return
+        if output.place is not None:
+            raise Unsupported("an alias that lies in another tensor")
         self.aliases.append(Alias(output, input, offset))
 
     def may_overwrite(self, output: Operand, input: Operand) -> None:
@@ -427,6 +467,19 @@ class Site:
         self.parts.append(Part(output, input, offset, made))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ChannelRange:
+    """A tensor that has the same elements as a range of another one's channels.
+
+    Attributes:
+        first: the first channel of the range.
+    """
+
+    whole: Operand
+    part: Operand
+    first: int
+
+
 @dataclass(frozen=True, slots=True)
 class BlockedUse:
     """How a node can work on blocked tensors.
@@ -437,12 +490,17 @@ class BlockedUse:
         prefers: whether it is worth converting its inputs for it (a convolution), or it only goes along.
         one_border: whether its inputs and outputs are to have the same border, the largest that any of them
             needs: inputs can only be parts of an output (`Site.part`) if they have.
+        pitched: whether these inputs and outputs may have a pitch (`ChannelsLast`).
+        ranges: inputs that are a range of an output's channels (Concat), or outputs that are one of an
+            input's (Split): it needs no launch for those that lie there.
     """
 
     inputs: Mapping[int, Pad]
     outputs: tuple[int, ...] = (0,)
     prefers: bool = False
     one_border: bool = False
+    pitched: bool = False
+    ranges: tuple[ChannelRange, ...] = ()
 
 
 BlockedRule: TypeAlias = Callable[[Op, int], "BlockedUse | None"]

@@ -341,9 +341,9 @@ def _acceleration(
     from .lowering import load_lowerings
     from .native import target, team_of
     from .plan.passes import all_passes
-    from .plan.specialize import Acceleration
+    from .plan.specialize import LAYOUTS, Acceleration
 
-    passes = (*all_passes(), "layout")
+    passes = (*all_passes(), *LAYOUTS)
     if unknown := set(without) - set(passes):
         raise OptionError(f"there is no pass {min(unknown)!r}; choose from {', '.join(passes)}")
     if backend != "auto":  # where it comes with the first piece that is specialised

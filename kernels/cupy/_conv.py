@@ -18,14 +18,20 @@ from ._products import ACTIVATIONS, epilogue_defines
 from ._rows import FLOATS
 from ._views import Memory
 from .layout import turn
+from .movement import dense, is_dense, pitch_of, spread
 
 CODE = "onnxref.kernels.cupy.code"
 ACCESS = 16  # bytes
 
 
-def strides_of(shape: Sequence[int], last: bool) -> tuple[int, ...]:
-    """Return strides in elements of (N, C, axes...): n, c, then three axes."""
+def strides_of(shape: Sequence[int], last: bool, pitch: int = 0) -> tuple[int, ...]:
+    """Return strides in elements of (N, C, axes...): n, c, then three axes.
+
+    Args:
+        pitch: from pixel to pixel where the channels are last; 0 where there are no gaps.
+    """
     _, c, *axes = shape
+    c = pitch or c
     extents = with_leading(axes, 3, 1)
     step = c if last else 1
     found: list[int] = []
@@ -43,9 +49,11 @@ def is_last(operand: Operand) -> bool:
 
 
 def turned(site: Site, x: Operand) -> Memory:
-    """Return where a tensor lies with the channels last, turned over if need be."""
+    """Return where a tensor lies with the channels last and without gaps, turned over if need be."""
     channels, pixels = x.shape[1], math.prod(x.shape[2:])
-    if is_last(x) or 1 in (channels, pixels):
+    if is_last(x):
+        return dense(site, x)
+    if 1 in (channels, pixels):
         return x
     made = site.scratch(x.nbytes)
     turn(site, x, made, x.shape[0], channels, pixels, x.dtype.itemsize)
@@ -68,27 +76,41 @@ def packed_weights(site: Site, w: Operand) -> Memory:
 
 @dataclass(slots=True, eq=False)
 class Goal:
-    """Where a result with the channels last goes to; `finish` brings it to the output."""
+    """Where a result with the channels last goes to; `finish` brings it to the output.
+
+    Attributes:
+        pitch: of the memory.
+    """
 
     site: Site
     y: Operand
     memory: Operand | Scratch
+    pitch: int
 
     @classmethod
-    def of(cls, site: Site, y: Operand) -> Goal:
-        if is_last(y) or 1 in (y.shape[1], math.prod(y.shape[2:])):
-            return cls(site, y, y)
-        return cls(site, y, site.scratch(y.nbytes))
+    def of(cls, site: Site, y: Operand, *, pitched: bool = False) -> Goal:
+        """Choose the memory: the output itself, if it has no gaps or what writes it takes pitches."""
+        if (is_dense(y) or pitched) and (is_last(y) or 1 in (y.shape[1], math.prod(y.shape[2:]))):
+            return cls(site, y, y, pitch_of(y))
+        return cls(site, y, site.scratch(y.nbytes), y.shape[1])
 
     def finish(self) -> None:
-        if self.memory is not self.y:
+        if self.memory is self.y:
+            return
+        if is_last(self.y):
+            spread(self.site, self.y, self.memory)
+        else:
             n, channels, *axes = self.y.shape
             turn(self.site, self.memory, self.y, n, math.prod(axes), channels, self.y.dtype.itemsize)
 
 
 @dataclass(eq=False)
 class Conv:
-    """activation(conv(x, w) + bias + residual)."""
+    """activation(conv(x, w) + bias + residual).
+
+    Attributes:
+        pitched: whether what computes it takes tensors with pitches; they have none otherwise.
+    """
 
     site: Site
     x: Operand
@@ -101,6 +123,7 @@ class Conv:
     activation: str = ""
     alpha: float = 0.0
     beta: float = 0.0
+    pitched: bool = False
 
     def __post_init__(self) -> None:
         self.n, self.c = self.x.shape[:2]
@@ -129,12 +152,30 @@ class Conv:
 
     @cached_property
     def goal(self) -> Goal:
-        return Goal.of(self.site, self.y)
+        return Goal.of(self.site, self.y, pitched=self.pitched)
 
     @cached_property
-    def added(self) -> Memory | None:
-        """The residual, lying as the goal."""
-        return None if self.residual is None else turned(self.site, self.residual)
+    def source(self) -> tuple[Memory, int]:
+        """The input with the channels last, and its pitch."""
+        return self._lying(self.x)
+
+    @cached_property
+    def pitches(self) -> tuple[int, int, int]:
+        """The pitches of input, result and residual; 0 for those without gaps."""
+        (_, source), (_, added) = self.source, self.added or (None, self.m)
+        given = ((source, self.c), (self.goal.pitch, self.m), (added, self.m))
+        x, y, residual = (0 if pitch == channels else pitch for pitch, channels in given)
+        return x, y, residual
+
+    @cached_property
+    def added(self) -> tuple[Memory, int] | None:
+        """The residual with the channels last, and its pitch."""
+        return None if self.residual is None else self._lying(self.residual)
+
+    def _lying(self, x: Operand) -> tuple[Memory, int]:
+        if self.pitched and is_last(x):
+            return x, pitch_of(x)
+        return turned(self.site, x), x.shape[1]
 
     @property
     def factors(self) -> tuple[np.float64, np.float64]:

@@ -12,28 +12,39 @@ from typing import Any, TypeAlias
 
 from onnxref.dtypes import DType
 from onnxref.gpu import Launch
-from onnxref.lowering import Address, Alias, Op, Operand, Packed, Scratch, Site, Unsupported
+from onnxref.lowering import Address, Alias, ChannelsLast, Op, Operand, Packed, Scratch, Site, Unsupported
 
 Memory: TypeAlias = Operand | Scratch | Packed | Address
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """Memory seen as a C-contiguous tensor.
+    """Memory seen as a C-contiguous tensor, or as a matrix.
 
     Attributes:
         memory: where its first element lies.
+        pitch: elements from row to row of a matrix (rows, columns); 0 where there are no gaps.
     """
 
     memory: Memory
     shape: tuple[int, ...]
     dtype: DType
+    pitch: int = 0
 
     def operand(self) -> Operand:
-        """Return an operand that stands for it; that of a packed array, of the view's shape, is constant."""
-        return Operand(
-            self.shape, self.dtype, constant=self.memory.array if isinstance(self.memory, Packed) else None
-        )
+        """Return an operand that stands for it; that of a packed array, of the view's shape, is constant.
+
+        A matrix with gaps is a tensor of one-pixel images: its layout has the pitch.
+        """
+        constant = self.memory.array if isinstance(self.memory, Packed) else None
+        has_gaps = self.pitch not in (0, self.shape[-1])
+        layout = ChannelsLast(pitch=self.pitch) if has_gaps else None
+        return Operand(self.shape, self.dtype, constant=constant, layout=layout)
+
+
+def row_pitch(x: Operand) -> int:
+    """Return the elements from row to row of a matrix with gaps (see `View`), 0 for any other tensor."""
+    return x.layout.pitch if x.ndim == 2 and isinstance(x.layout, ChannelsLast) else 0
 
 
 def emit_view(

@@ -23,7 +23,7 @@ def _blocked(op: Op, lanes: int) -> BlockedUse | None:
         return None
     if trains(op.opset, op.attributes):
         return None
-    return BlockedUse({0: NO_PAD})
+    return BlockedUse({0: NO_PAD}, pitched=True)
 
 
 def _tables(site: Site, statistics: tuple[Operand, ...], epsilon: float, wide: str) -> list[Packed]:

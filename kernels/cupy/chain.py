@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,6 +25,7 @@ from onnxref.gpu import CTYPES, Kernel, cuda_kernel, grid_for
 from onnxref.lowering import (
     NO_PAD,
     BlockedUse,
+    ChannelsLast,
     DeviceArgument,
     Op,
     Operand,
@@ -45,6 +46,7 @@ _MANY = (
     1 << 20
 )  # elements from which on a thread takes two vectors: enough blocks are left for all processors
 _MAX_OUTER = 7
+_LOCATED = ("vector", "single", "gather")  # walks that need coordinates
 
 
 # --- where the operands lie ----------------------------------------------------------------------
@@ -57,8 +59,8 @@ class _View:
     Attributes:
         strides: in elements, 0 where the operand repeats.
         value: the number that it is, where that is known and only one.
-        walk: "full" as the result, "value" an argument, "one" the first element; in rows: "vector" along
-            the row, "single" one for the row; else "gather".
+        walk: "full" as a result without gaps, "value" an argument, "one" the first element; in rows: "vector"
+            along the row, "single" one for the row; else "gather".
     """
 
     source: Input
@@ -66,6 +68,7 @@ class _View:
     strides: list[int]
     value: int | float | np.float64 | None = None
     walk: str = ""
+    is_result: bool = False
 
     @property
     def itemsize(self) -> int:
@@ -89,6 +92,8 @@ def _view(x: Input, shape: Shape, goal: Shape) -> _View:
     for axis in reversed(_order(len(shape), layout is not None)):
         strides[axis] = 0 if shape[axis] == 1 else step
         step *= shape[axis]
+        if axis == 1 and isinstance(layout, ChannelsLast) and layout.pitch:
+            step = layout.pitch
     for extent, wanted in zip(shape, goal[len(goal) - len(shape) :], strict=True):
         if extent not in (1, wanted):
             raise Unsupported(f"shape {shape} does not broadcast to {goal}")
@@ -139,16 +144,14 @@ def _plan(dims: Sequence[int], views: Sequence[_View]) -> int:
     """Set how each view is walked; return how many elements a thread takes at once."""
     dense = [math.prod(dims[i + 1 :]) for i in range(len(dims))]
     for view in views:
-        if view.walk:  # a result
-            continue
         if view.value is not None:
             view.walk = "value"
-        elif not any(view.strides):
+        elif not any(view.strides) and not view.is_result:
             view.walk = "one"
         else:
             view.walk = "full" if view.strides == dense else ""
     rest = [view for view in views if not view.walk]
-    sizes = [view.itemsize for view in views if view.walk == "full"]
+    sizes = [view.itemsize for view in views if view.walk == "full" or view.is_result]
     widest = max(1, min(16 // min(sizes), 32 // max(sizes)))
     if not rest:
         return widest
@@ -205,7 +208,7 @@ def _held(k: int, view: _View) -> str:
     return f"    {computed_in(view.dtype)} a{k} = {computed_in(view.dtype)}(x{k});"
 
 
-def _parameters(inputs: Sequence[_View], outputs: Sequence[str]) -> tuple[list[str], list[str]]:
+def _parameters(inputs: Sequence[_View], outputs: Sequence[_View]) -> tuple[list[str], list[str]]:
     """Return (declarations, names) of a kernel's parameters."""
     declared, names = [], []
     for k, view in enumerate(inputs):
@@ -215,23 +218,28 @@ def _parameters(inputs: Sequence[_View], outputs: Sequence[str]) -> tuple[list[s
         else:
             declared.append(f"const {CTYPES[view.dtype]} *x{k}")
         names.append(f"x{k}")
-    for k, dtype in enumerate(outputs):
-        declared.append(f"{CTYPES[dtype]} *out{k}")
+    for k, view in enumerate(outputs):
+        declared.append(f"{CTYPES[view.dtype]} *out{k}")
         names.append(f"out{k}")
-    broadcast = [k for k, view in enumerate(inputs) if view.walk in ("vector", "single", "gather")]
-    if broadcast:
-        declared += ["Dividers by", *(f"Strides s{k}" for k in broadcast)]
-        names += ["by", *(f"s{k}" for k in broadcast)]
+    located = [f"s{k}" for k, view in enumerate(inputs) if view.walk in _LOCATED]
+    located += [f"t{k}" for k, view in enumerate(outputs) if view.walk in _LOCATED]
+    if located:
+        declared += ["Dividers by", *(f"Strides {name}" for name in located)]
+        names += ["by", *located]
     return declared, names
 
 
 def kernel_text(
-    program: Sequence[Instruction], dtypes: Sequence[str], results: Sequence[int], inputs: Sequence[_View]
+    program: Sequence[Instruction],
+    dtypes: Sequence[str],
+    results: Sequence[int],
+    inputs: Sequence[_View],
+    outputs: Sequence[_View],
 ) -> str:
     """Return the CUDA text of a program's kernel."""
     names = ", ".join(name for name, _, _ in program)
-    goals = [dtypes[r] for r in results]
-    declared, passed = _parameters(inputs, goals)
+    goals = [view.dtype for view in outputs]
+    declared, passed = _parameters(inputs, outputs)
     shown = "\n    " + ",\n    ".join(declared)
     lines = [
         '#include "chain.cuh"',
@@ -244,7 +252,7 @@ def kernel_text(
         f"__device__ __forceinline__ void piece({shown}, INDEX begin, INDEX count) {{",
         *(_held(k, view) for k, view in enumerate(inputs)),
     ]
-    lines += [*_all_loads(inputs), *_compute_lines(goals, inputs)]
+    lines += [*_all_loads(inputs), *_compute_lines(outputs, inputs)]
     head = 'extern "C" __global__ void __launch_bounds__(THREADS)'
     lines += [
         "}",
@@ -282,7 +290,8 @@ def _all_loads(inputs: Sequence[_View]) -> list[str]:
     return [*lines, "    }"]
 
 
-def _compute_lines(goals: Sequence[str], inputs: Sequence[_View]) -> list[str]:
+def _compute_lines(outputs: Sequence[_View], inputs: Sequence[_View]) -> list[str]:
+    goals = [view.dtype for view in outputs]
     given = {"value": "a{0}", "one": "a{0}", "single": "widen(a{0}[u])"}
     taken = [given.get(view.walk, "widen(a{0}[u][i])").format(k) for k, view in enumerate(inputs)]
     lines = ["    #pragma unroll", "    for (int u = 0; u < UNROLL; u++) {"]
@@ -292,8 +301,32 @@ def _compute_lines(goals: Sequence[str], inputs: Sequence[_View]) -> list[str]:
     lines.append(f"            element({', '.join([*taken, *(f'y{k}' for k in range(len(goals)))])});")
     lines += [f"            b{k}[i] = stored<{CTYPES[dtype]}>(y{k});" for k, dtype in enumerate(goals)]
     lines.append("        }")
-    lines += [f"        store<WHOLE>(b{k}, out{k}, begin + u * STEP, count);" for k in range(len(goals))]
+    lines += _store_lines(outputs)
     return [*lines, "    }"]
+
+
+def _store_lines(outputs: Sequence[_View]) -> list[str]:
+    """Return the lines that store a vector of each result."""
+    lines, by_element = [], []
+    if any(view.walk != "full" for view in outputs):
+        lines.append("        INDEX at = begin + u * STEP;")
+    if any(view.walk == "vector" for view in outputs):
+        lines += ["        INDEX place[OUTER + 1];", "        locate(at, by, place);"]
+    for k, view in enumerate(outputs):
+        match view.walk:
+            case "full":
+                lines.append(f"        store<WHOLE>(b{k}, out{k}, begin + u * STEP, count);")
+            case "vector":
+                goal = f"out{k} + offset_of(place, t{k})"
+                lines.append(f"        if (WHOLE || at < count) store<true>(b{k}, {goal}, 0, VEC);")
+            case _:
+                by_element.append(f"            out{k}[offset_of(place, t{k})] = b{k}[i];")
+    if by_element:
+        lines += ["        #pragma unroll"]
+        lines += ["        for (int i = 0; i < VEC && (WHOLE || at + i < count); i++) {"]
+        lines += ["            INDEX place[OUTER + 1];", "            locate(at + i, by, place);"]
+        lines += [*by_element, "        }"]
+    return lines
 
 
 # --- launches ------------------------------------------------------------------------------------
@@ -313,7 +346,7 @@ def emit_program(
         dtypes = [*map(_name, inputs), outputs[0].dtype.name]
     check(program, dtypes)
     goal, layout = outputs[0].shape, outputs[0].layout
-    if any(y.shape != goal or y.layout != layout for y in outputs):
+    if any(y.shape != goal or (y.layout is None) != (layout is None) for y in outputs):
         raise Unsupported("outputs of different shapes or layouts")
     if shapes is None:
         shapes = [x.shape if isinstance(x, Operand) else x.array.shape for x in inputs]
@@ -322,7 +355,7 @@ def emit_program(
         lying, strides = _in_order(site, x, shape, goal) if layout is not None else (x, None)
         view = _view(lying, shape, goal) if strides is None else _View(lying, _name(lying), strides)
         views.append(view)
-    views += [_view(y, goal, goal) for y in outputs]
+    views += [replace(_view(y, goal, goal), is_result=True) for y in outputs]
     for y in outputs:
         for x in inputs:
             if isinstance(x, Operand) and _lie_alike(x, y):
@@ -352,12 +385,14 @@ def _launch(
     for view in views:
         view.strides = [view.strides[axis] for axis in order]
     dims = _collapse([goal[axis] for axis in order], views)
+    if len(dims) == 1 and any(view.strides[0] > 1 for view in views):  # one channel of many
+        for view in views:
+            view.strides.insert(0, dims[0] * view.strides[0])
+        dims.insert(0, 1)
     size = math.prod(goal)
     inputs, outputs = views[: -len(results)], views[-len(results) :]
-    for view in outputs:  # even where there is one element
-        view.strides, view.walk = [math.prod(dims[i + 1 :]) for i in range(len(dims))], "full"
     vector = _plan(dims, views)
-    broadcast = [view for view in inputs if view.walk in ("vector", "single", "gather")]
+    broadcast = [view for view in views if view.walk in _LOCATED]
     outer = len(dims) - 1 if broadcast else 0
     if outer > _MAX_OUTER:
         raise Unsupported(f"{outer + 1} dimensions that cannot be merged")
@@ -369,7 +404,7 @@ def _launch(
     if broadcast:
         arguments.append(tuple(n for extent in reversed(dims[1:]) for n in _divider(extent)))
         arguments += [tuple(reversed(view.strides)) for view in broadcast]
-    kernel = _kernel(program, dtypes, results, inputs, _index(size, views), vector, unroll, outer)
+    kernel = _kernel(program, dtypes, results, inputs, outputs, _index(size, views), vector, unroll, outer)
     site.launch(
         kernel, *arguments, size, grid=grid_for(size, _THREADS, vector * unroll), block=(_THREADS, 1, 1)
     )
@@ -389,7 +424,7 @@ def _index(size: int, views: Sequence[_View]) -> str:
 
 
 def _elements(x: Input) -> int:
-    return x.size if isinstance(x, Operand) else int(x.array.size)
+    return x.buffer_bytes // x.dtype.itemsize if isinstance(x, Operand) else int(x.array.size)
 
 
 def _kernel(
@@ -397,13 +432,14 @@ def _kernel(
     dtypes: tuple[str, ...],
     results: tuple[int, ...],
     inputs: Sequence[_View],
+    outputs: Sequence[_View],
     index: str,
     vector: int,
     unroll: int,
     outer: int,
 ) -> Kernel:
     sizes: dict[str, Any] = {"INDEX": index, "VEC": vector, "UNROLL": unroll, "OUTER": outer}
-    text = kernel_text(program, dtypes, results, inputs)
+    text = kernel_text(program, dtypes, results, inputs, outputs)
     return cuda_kernel(_CODE, "chain.cuh", "chain", text, THREADS=_THREADS, **sizes)
 
 
@@ -430,7 +466,7 @@ def blocked_use(op: Op, lanes: int) -> BlockedUse | None:
             wanted[i] = NO_PAD
         elif x.ndim > len(goal):
             return None
-    return BlockedUse(wanted, tuple(range(len(outputs)))) if wanted else None
+    return BlockedUse(wanted, tuple(range(len(outputs))), pitched=True) if wanted else None
 
 
 register_chain("cupy", emit_program, blocked_use)

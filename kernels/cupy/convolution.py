@@ -52,14 +52,13 @@ from ._conv import (
     strides_of,
     symmetric,
     taps_first,
-    turned,
 )
 from ._products import epilogue_defines
 from ._rows import BUSY, FLOATS
 from ._views import Memory, View, emit_view
 from .depthwise import emit_depthwise, is_depthwise
-from .linalg import fused_matmul
-from .movement import index_type
+from .linalg import fused_matmul, takes_pitches
+from .movement import index_type, pitch_of
 
 _SLICE_BYTES = 32 << 20  # of windows as rows: what stays in the second cache until the product reads it
 _SLICE_ROWS = 16384  # that keep the card busy, whatever their bytes
@@ -67,10 +66,13 @@ _MOST_BYTES = 256 << 20
 _FEW_CHANNELS = 8  # an image: read as it lies
 
 
-def emit_epilogue(conv: Conv, bias: Operand | None, residual: Memory | None, activation: str) -> None:
+def emit_epilogue(
+    conv: Conv, bias: Operand | None, residual: tuple[Memory, int] | None, activation: str
+) -> None:
     """Emit what is left to do on the goal, in place."""
     if bias is None and residual is None and not activation:
         return
+    added, pitch = residual or (0, conv.m)
     vec = math.gcd(conv.m, ACCESS // conv.size)
     one = np.float64(1) if conv.name == "float64" else 1.0
     conv.site.launch(
@@ -81,7 +83,8 @@ def emit_epilogue(conv: Conv, bias: Operand | None, residual: Memory | None, act
             VEC=vec,
             **epilogue_defines(conv.name, activation),
         ),
-        *(conv.goal.memory, bias or 0, residual or 0, conv.y.size, conv.positions, conv.m, 0, 0, 1),
+        *(conv.goal.memory, bias or 0, added, conv.y.size, conv.positions, conv.m, 0, 0, 1),
+        *(conv.goal.pitch - conv.m, pitch - conv.m),
         *(one, one, *conv.factors),
         grid=grid_for(conv.y.size, per_thread=vec),
     )
@@ -95,6 +98,9 @@ def _emit(conv: Conv) -> None:
         return
     _check_padding(conv)
     way = _way(conv)
+    conv.pitched = way in (_by_cudnn, emit_depthwise) or (
+        way in (_pixels, _by_rows) and takes_pitches(conv.site, conv.positions, conv.m, conv.taps * conv.c)
+    )
     way(conv)
     if way is not _direct:
         conv.goal.finish()
@@ -110,7 +116,7 @@ def _way(conv: Conv) -> Callable[[Conv], None]:
         return _pixels
     if _asks_cudnn(conv):
         return _by_cudnn
-    return _by_rows if conv.group == 1 and conv.x.size // conv.n < 2**31 else _direct
+    return _by_rows if conv.group == 1 and conv.x.buffer_bytes // conv.size // conv.n < 2**31 else _direct
 
 
 def _check_padding(conv: Conv) -> None:
@@ -125,7 +131,8 @@ def _check_padding(conv: Conv) -> None:
 
 def _pixels(conv: Conv) -> None:
     """A product of pixels and weights."""
-    rows = View(turned(conv.site, conv.x), (conv.positions, conv.c), conv.x.dtype)
+    memory, pitch = conv.source
+    rows = View(memory, (conv.positions, conv.c), conv.x.dtype, pitch)
     _multiply(conv, rows, _matrix(conv, conv.c), 0, conv.positions)
 
 
@@ -146,15 +153,18 @@ def _matrix(conv: Conv, width: int) -> View:
 
 def _multiply(conv: Conv, rows: View, weights: View, first: int, count: int) -> None:
     """Emit the product that makes `count` positions of the goal, from one on."""
-    offset = first * conv.m * conv.size
+    goal = conv.goal
     shape, dtype = (count, conv.m), conv.x.dtype
     bias = None if conv.bias is None else View(conv.bias, (conv.m,), dtype)
-    residual = None if conv.added is None else View(conv.added + offset, shape, dtype)
+    residual = None
+    if conv.added is not None:
+        memory, pitch = conv.added
+        residual = View(memory + first * pitch * conv.size, shape, dtype, pitch)
     emit_view(
         conv.site,
         fused_matmul,
         (rows, weights, bias, residual),
-        View(conv.goal.memory + offset, shape, dtype),
+        View(goal.memory + first * goal.pitch * conv.size, shape, dtype, goal.pitch),
         trans_b=1,
         activation=conv.activation,
         alpha=conv.alpha,
@@ -206,7 +216,7 @@ def emit_im2col(
     vec = math.gcd(width, ACCESS // size)
     load = math.gcd(c, vec) if last else 1
     load = vec if load == vec else 1
-    strides, seen = strides_of(x.shape, last), over_axes(windows, 3)
+    strides, seen = strides_of(x.shape, last, pitch_of(x)), over_axes(windows, 3)
 
     def table() -> Array:
         steps = (np.arange(k) * d for k, d in zip(seen.kernel, seen.dilations, strict=True))
@@ -221,7 +231,7 @@ def emit_im2col(
     assert depth <= width
     site.launch(
         cuda_kernel(CODE, "im2col.cu", "im2col", T=f"uint{8 * size}_t", VEC=vec, LOAD=load),
-        *(x, rows, site.pack((), ("im2col", x.shape, windows, last, width, load), table), fill),
+        *(x, rows, site.pack((), ("im2col", x.shape, strides, windows, width, load), table), fill),
         *(first, count, width // vec, strides[0]),
         *(seen.size, seen.out, seen.strides, seen.begins),
         strides[2:],
@@ -249,7 +259,7 @@ def _asks_cudnn(conv: Conv) -> bool:
             return False
     if not aligned_channels(conv.x.dtype, conv.c // conv.group, conv.m // conv.group):
         return False
-    return symmetric(windows) and max(conv.x.nbytes, conv.y.nbytes) < 2**31
+    return symmetric(windows) and max(conv.x.buffer_bytes, conv.y.buffer_bytes) < 2**31
 
 
 def _by_cudnn(conv: Conv) -> None:
@@ -280,12 +290,13 @@ def _by_cudnn(conv: Conv) -> None:
         has_bias=bias is not None,
         has_residual=fuses and conv.residual is not None,
         tf32=tf32,
+        pitches=conv.pitches,
     )
-    tensors: dict[str, Memory] = {"x": turned(site, conv.x), "w": packed_weights(site, conv.w)}
+    tensors: dict[str, Memory] = {"x": conv.source[0], "w": packed_weights(site, conv.w)}
     if bias is not None:
         tensors["bias"] = bias
     if op.has_residual and conv.added is not None:
-        tensors["residual"] = conv.added
+        tensors["residual"] = conv.added[0]
     site.library(op, **tensors, y=conv.goal.memory)
     if fuses:
         emit_epilogue(conv, None, None, "" if activation else conv.activation)
@@ -300,7 +311,7 @@ def _direct(conv: Conv) -> None:
     """Emit the kernel for all that is left, on tensors as they lie."""
     windows, site, x, y = conv.windows, conv.site, conv.x, conv.y
     last, depth, per_group = is_last(y), conv.w.shape[1], conv.m // conv.group
-    if conv.residual is not None and is_last(conv.residual) != last:
+    if conv.residual is not None and conv.residual.layout != y.layout:
         raise Unsupported("a residual that lies otherwise")
     is_depthwise = depth == per_group == 1 and is_last(x) == last
     out = 1
@@ -328,7 +339,8 @@ def _direct(conv: Conv) -> None:
         ),
         *(x, weights, y, conv.bias or 0, conv.residual or 0, count, blocks, depth, per_group),
         *extents(windows),
-        *(strides_of(x.shape, is_last(x)), strides_of(y.shape, last), w_strides, *conv.factors),
+        *(strides_of(x.shape, is_last(x), pitch_of(x)), strides_of(y.shape, last, pitch_of(y)), w_strides),
+        *conv.factors,
         grid=grid_for(count),
     )
 
@@ -348,7 +360,7 @@ def blocked_conv(op: Op, lanes: int) -> BlockedUse | None:
     inputs = {} if x.shape[1] < _FEW_CHANNELS and op.attributes.get("group", 1) == 1 else {0: NO_PAD}
     if len(op.inputs) > 3 and op.inputs[3] is not None:
         inputs[3] = NO_PAD
-    return BlockedUse(inputs, (0,), prefers=True)
+    return BlockedUse(inputs, (0,), prefers=True, pitched=True)
 
 
 @lower("Conv", since=(1, 11, 22), backend="cupy", blocked=blocked_conv)

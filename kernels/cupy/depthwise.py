@@ -7,7 +7,7 @@ import math
 from onnxref.gpu import cuda_kernel, grid_for
 
 from ..common.windows import over_axes
-from ._conv import CODE, Conv, taps_first, turned
+from ._conv import CODE, Conv, taps_first
 from ._rows import BUSY
 
 _LARGEST_WINDOW = 7
@@ -35,6 +35,8 @@ def emit_depthwise(conv: Conv) -> None:
     blocks = conv.m // vec
     rows, columns = _tile((sh, sw), (oh, ow), conv.n * blocks)
     count = conv.n * blocks * -(-oh // rows) * -(-ow // columns)
+    source, pitch = conv.source
+    added, added_pitch = conv.added or (0, conv.m)
     site.launch(
         cuda_kernel(
             *(CODE, "depthwise.cu", "depthwise"),
@@ -47,8 +49,19 @@ def emit_depthwise(conv: Conv) -> None:
             COLUMNS=columns,
             VEC=vec,
         ),
-        *(turned(site, conv.x), taps_first(conv), conv.goal.memory, conv.bias or 0, conv.added or 0),
-        *(count, blocks, *windows.size, oh, ow, *windows.begins, *conv.factors),
+        *(source, taps_first(conv), conv.goal.memory, conv.bias or 0, added),
+        *(
+            pitch,
+            conv.goal.pitch,
+            added_pitch,
+            count,
+            blocks,
+            *windows.size,
+            oh,
+            ow,
+            *windows.begins,
+            *conv.factors,
+        ),
         grid=grid_for(count, 128),
         block=(128, 1, 1),
     )

@@ -9,8 +9,21 @@ from __future__ import annotations
 import math
 
 from onnxref.gpu import cuda_kernel
-from onnxref.lowering import ChannelsLast, Operand, Scratch, Site, Unsupported, lower
+from onnxref.lowering import (
+    NO_PAD,
+    BlockedUse,
+    ChannelsLast,
+    Op,
+    Operand,
+    Scratch,
+    Site,
+    Unsupported,
+    lower,
+)
 from onnxref.registry import INTERNAL
+
+from ..common.strides import Dim
+from .movement import emit_box, is_dense, whole_box
 
 _CODE = "onnxref.kernels.cupy.code"
 _TYPES = {1: "uint8_t", 2: "uint16_t", 4: "uint32_t", 8: "uint64_t"}
@@ -49,8 +62,12 @@ def turn(
     site.launch(kernel, x, y, rows, columns, down, across, grid=grid, block=block)
 
 
-@lower("ToBlocked", since=1, domain=INTERNAL, backend="cupy")
-@lower("FromBlocked", since=1, domain=INTERNAL, backend="cupy")
+def _any_pitch(op: Op, lanes: int) -> BlockedUse | None:
+    return BlockedUse({0: NO_PAD}, pitched=True)
+
+
+@lower("ToBlocked", since=1, domain=INTERNAL, backend="cupy", blocked=_any_pitch)
+@lower("FromBlocked", since=1, domain=INTERNAL, backend="cupy", blocked=_any_pitch)
 def move(site: Site, x: Operand) -> None:
     """Copy x (N, C, spatial...) into the layout of the output, bit by bit."""
     (y,) = site.outputs
@@ -63,8 +80,14 @@ def move(site: Site, x: Operand) -> None:
         raise Unsupported(f"elements of {x.dtype}")
     n, channels = x.shape[:2]
     pixels = math.prod(x.shape[2:])
+    if not (is_dense(x) and is_dense(y)):
+        emit_box(site, y, x, whole_box(y, x))
+        return
     if x.layout == y.layout or 1 in (channels, pixels) or x.size == 0:
-        site.alias(y, x)
+        if y.place is None:
+            site.alias(y, x)
+        else:  # it fills the tensor that it lies in
+            emit_box(site, y, x, [Dim(x.size, 1, 1)])
         return
     rows, columns = (channels, pixels) if x.layout is None else (pixels, channels)
     turn(site, x, y, n, rows, columns, x.dtype.itemsize)

@@ -33,6 +33,7 @@ from ..common import linalg as rules
 from ..common.linalg import PRODUCTS, Product
 from ._products import ACTIVATIONS, epilogue_defines
 from ._rows import BUSY, FLOATS, INTEGERS, rows_in_registers
+from ._views import row_pitch
 
 _CODE = "onnxref.kernels.cupy.code"
 _FEW_ROWS = 4  # that `gemv` takes
@@ -120,7 +121,8 @@ class _Product:
         name = self.a.dtype.name
         if name not in (*FLOATS, *INTEGERS) or not self.a.dtype == self.b.dtype == self.y.dtype:
             raise Unsupported(f"products of {name} and {self.b.dtype.name}")
-        if self.a.layout or self.b.layout or self.y.layout:
+        given = (self.a, self.b, self.y, self.residual)
+        if any(x is not None and x.layout is not None and not row_pitch(x) for x in given):
             raise Unsupported("matrices with the channels last")
         if self.is_integer and not (float(self.scale).is_integer() and float(self.beta).is_integer()):
             raise Unsupported("integers times a fraction")
@@ -129,8 +131,10 @@ class _Product:
 
     def _check_addends(self) -> None:
         for operand in (self.bias, self.residual):
-            if operand is not None and (operand.layout or operand.dtype != self.a.dtype):
-                raise Unsupported("an addend of another type or layout")
+            if operand is not None and operand.dtype != self.a.dtype:
+                raise Unsupported("an addend of another type")
+        if self.bias is not None and self.bias.layout is not None:
+            raise Unsupported("a bias of another layout")
         if self.residual is not None and self.residual.shape != self.y.shape:
             raise Unsupported("a residual that is broadcast")
 
@@ -223,6 +227,11 @@ def _multiply(product: _Product) -> None:
     if product.y.size == 0:
         return
     strides = product.bias_strides()
+    if any(map(row_pitch, (product.a, product.b, product.y, product.residual or product.y))):
+        if not takes_pitches(product.site, product.M, product.N, product.K) or product.matrices > 1:
+            raise Unsupported("matrices with gaps between their rows")
+        _by_library(product, strides)
+        return
     is_plain = product.is_integer or product.K == 0 or product.site.precision == "strict"
     if not is_plain and product.N == 1 and (product.M > _FEW_ROWS or product.trans_a):
         product.swapped()
@@ -233,6 +242,13 @@ def _multiply(product: _Product) -> None:
         _tiles(product, strides)
     else:
         _by_library(product, strides)
+
+
+def takes_pitches(site: Site, rows: int, columns: int, depth: int) -> bool:
+    """Whether a product of floats is cuBLASLt's, which takes matrices with gaps between their rows."""
+    if "cublaslt" not in site.libraries or site.precision == "strict":
+        return False
+    return rows > _FEW_ROWS and columns > 1 and depth > 0
 
 
 def _calls(product: _Product) -> int:
@@ -422,6 +438,9 @@ def _by_library(product: _Product, strides: tuple[int, int, int]) -> None:
     """Emit calls of cuBLASLt, and a launch for what it cannot add or apply."""
     site, name = product.site, product.a.dtype.name
     bias, residual, rest = _library_addends(product, strides)
+    residual_pitch = None
+    if residual is not None and row_pitch(residual) != row_pitch(product.y):
+        residual_pitch = row_pitch(residual)
     known = {"Relu": "Relu", "GeluTanh": "Gelu"}
     takes = product.activation == "Relu" or (product.activation == "GeluTanh" and name != "float32")
     # Its epilogues are for 32 bits and less.
@@ -437,6 +456,8 @@ def _by_library(product: _Product, strides: tuple[int, int, int]) -> None:
         tf32=name == "float32" and _may_round(product),
         has_bias=bias is not None,
         has_residual=residual is not None,
+        pitches=(row_pitch(product.a), row_pitch(product.b), row_pitch(product.y)),
+        residual_pitch=residual_pitch,
     )
     for places in itertools.product(*(range(axis.extent) for axis in axes)):
         a, b, y = (
@@ -491,7 +512,8 @@ def _finish(product: _Product, bias: Operand | None, strides: tuple[int, int, in
     scale, *rest = _factors(product)
     product.site.launch(
         cuda_kernel(_CODE, "product_epilogue.cu", "product_epilogue", **_defines(product), VEC=vec),
-        *(y, bias or 0, 0, y.size, product.M, product.N, *strides, type(scale)(1), *rest),
+        *(y, bias or 0, 0, y.size, product.M, product.N, *strides),
+        *(max(0, row_pitch(y) - product.N), 0, type(scale)(1), *rest),
         grid=grid_for(y.size, per_thread=vec),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -23,6 +23,8 @@ from onnxref.lowering import (
     Op,
     Operand,
     Packed,
+    Place,
+    Scratch,
     Site,
     Unsupported,
 )
@@ -61,8 +63,41 @@ def strides_of(operand: Operand) -> tuple[int, ...]:
     if not isinstance(operand.layout, ChannelsLast):
         raise Unsupported(f"{operand}")
     n, c, *spatial = operand.shape
-    batch, *others, channel = row_strides((n, *spatial, c))
-    return (batch, channel, *others)
+    batch, *others = row_strides((n, *spatial))
+    pitch = operand.layout.pitch or c
+    return (batch * pitch, 1, *(step * pitch for step in others))
+
+
+def pitch_of(operand: Operand) -> int:
+    """Return how many elements a pixel lies behind the one before, of a tensor with the channels last."""
+    pitch = operand.layout.pitch if isinstance(operand.layout, ChannelsLast) else 0
+    return pitch or operand.shape[1]
+
+
+def is_dense(operand: Operand) -> bool:
+    """Whether no elements of other tensors lie between those of a tensor."""
+    return operand.layout is None or pitch_of(operand) == operand.shape[1]
+
+
+def dense(site: Site, x: Operand) -> Operand | Scratch:
+    """Return where a tensor lies without gaps: a copy if need be."""
+    if is_dense(x):
+        return x
+    made = site.scratch(x.nbytes)
+    lying = replace(x, layout=ChannelsLast(), place=None)
+    emit_box(site, made, x, whole_box(lying, x))
+    return made
+
+
+def spread(site: Site, goal: Operand, source: Operand | Scratch) -> None:
+    """Copy a tensor that lies without gaps, with the channels last, to where it is to lie."""
+    lying = replace(goal, layout=ChannelsLast(), place=None)
+    emit_box(site, goal, source, whole_box(goal, lying))
+
+
+def whole_box(goal: Operand, source: Operand) -> list[Dim]:
+    """Return the box of a whole tensor, as it lies on both sides."""
+    return [Dim(*axis) for axis in zip(goal.shape, strides_of(goal), strides_of(source), strict=True)]
 
 
 def lying_order(layout: Blocked | None, rank: int) -> tuple[int, ...]:
@@ -112,23 +147,45 @@ def reach(dims: Iterable[Dim]) -> int:
 
 def emit_box(
     site: Site,
-    goal: Operand,
-    source: Operand | Packed,
+    goal: Operand | Scratch,
+    source: Operand | Packed | Scratch,
     dims: Iterable[Dim],
     *,
     goal_offset: int = 0,
     source_offset: int = 0,
     alone: bool = False,
 ) -> None:
-    """Add the launch that copies a box of elements of the type of `goal`; offsets count elements.
+    """Add the launch that copies a box of elements of one type; offsets count elements.
+
+    What lies where it is to be copied needs none.
 
     Args:
         alone: whether it depends on what the node has launched before, so that one launch cannot do both.
     """
     held = list(dims)
+    if _lies_there(goal, source, held, goal_offset, source_offset):
+        return
+    size = next(x.dtype.itemsize for x in (goal, source) if isinstance(x, Operand))
     if math.prod(d.size for d in held):
-        mover = _Mover(site, goal, source, goal.dtype.itemsize, alone)
+        mover = _Mover(site, goal, source, size, alone)
         mover.move(collapsed(held), goal_offset, source_offset)
+
+
+def _lies_there(
+    goal: Operand | Scratch,
+    source: Operand | Packed | Scratch,
+    dims: Sequence[Dim],
+    goal_offset: int,
+    source_offset: int,
+) -> bool:
+    """Whether both sides of a box are the same memory, by the planner's decision."""
+    if not isinstance(goal, Operand) or not isinstance(source, Operand):
+        return False
+    places = [
+        Place(at.owner, at.offset + offset * goal.dtype.itemsize)
+        for at, offset in ((goal.whole, goal_offset), (source.whole, source_offset))
+    ]
+    return places[0] == places[1] and all(d.goal == d.source for d in dims if d.size > 1)
 
 
 def emit_range(
@@ -137,7 +194,8 @@ def emit_range(
     """Make a whole output of a box of `data`: a view where that is one range of its memory, else a copy."""
     held = list(dims)
     begin = source_offset * data.dtype.itemsize
-    if output.size and collapsed(held) in ([Dim(output.size, 1, 1)], [Dim(1, 1, 1)]) and begin % ACCESS == 0:
+    is_one = output.size > 0 and collapsed(held) in ([Dim(output.size, 1, 1)], [Dim(1, 1, 1)])
+    if is_one and begin % ACCESS == 0 and output.place is None:
         site.alias(output, data, begin)
     else:
         emit_box(site, output, data, held, source_offset=source_offset)
@@ -148,8 +206,8 @@ class _Mover:
     """Chooses the kernel for a box."""
 
     site: Site
-    goal: Operand
-    source: Operand | Packed
+    goal: Operand | Scratch
+    source: Operand | Packed | Scratch
     size: int
     alone: bool
 

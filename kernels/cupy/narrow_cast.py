@@ -9,6 +9,8 @@ from __future__ import annotations
 from onnxref.gpu import CTYPES, cuda_kernel, grid_for
 from onnxref.lowering import Operand, Site, Unsupported, lower
 
+from .movement import is_dense
+
 _CODE = "onnxref.kernels.cupy.code"
 
 NARROW = (
@@ -40,7 +42,8 @@ def emit_narrow_cast(
     """
     if x.dtype.name not in TYPES or y.dtype.name not in TYPES:
         raise Unsupported(f"a cast of {x} to {y.dtype.name}")
-    if x.layout != y.layout or (x.layout and x.layout.lanes) or x.shape != y.shape:
+    is_flat = x.layout == y.layout and is_dense(x) and not (x.layout and x.layout.lanes)
+    if not is_flat or x.shape != y.shape:
         raise Unsupported(f"{x} as {y}")
     if round_mode not in ROUND_MODES:
         raise Unsupported(f"round_mode {round_mode}")

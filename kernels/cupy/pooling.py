@@ -24,7 +24,7 @@ from ._conv import CODE, extents, is_last
 from ._rows import FLOATS, vector_width
 from ._values import fault_of
 from ._views import View, emit_view
-from .movement import index_type
+from .movement import index_type, pitch_of
 
 _BYTES = ("int8", "uint8")
 _MAX, _MEAN, _L1, _L2, _LP = range(5)  # KIND of pooling.cu
@@ -38,7 +38,10 @@ def blocked_pool(op: Op, lanes: int) -> BlockedUse | None:
         return None
     if any(y is not None for y in op.outputs[1:]):
         return None
-    return BlockedUse({0: NO_PAD})
+    # Whole images are reductions, which see no channels.
+    window = tuple(op.attributes.get("kernel_shape") or x.shape[2:])
+    is_whole = "Global" in op.op_type or window == x.shape[2:]
+    return BlockedUse({0: NO_PAD}, pitched=not is_whole)
 
 
 def _pool(
@@ -94,6 +97,7 @@ def _pool(
             places or 0,
             like.size // vec,
             channels,
+            *(pitch_of(x) if last else 1, pitch_of(like) if last else 1),
             *extents(windows),
             with_leading(windows.ends, 3, 0),
         ),

@@ -21,7 +21,7 @@ from ..common.resize import RESIZES, Resampling, nearest_table, tap_table
 from ..numpy._interpolation import Axis, Filter, from_float
 from ._rows import FLOATS
 from .mapped import Axis as LyingAxis
-from .mapped import Table, axes_of, emit_mapped
+from .mapped import Table, axes_of, emit_mapped, gap_of
 from .movement import CODE, emit_alias, index_type, magic
 
 _INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
@@ -37,7 +37,7 @@ def resize_along(op: Op, lanes: int) -> BlockedUse | None:
         return None
     if any(i is not None and i.constant is None and i.size for i in op.inputs[1:]):
         return None
-    return BlockedUse({0: NO_PAD})
+    return BlockedUse({0: NO_PAD}, pitched=op.attributes.get("mode", "nearest") == "nearest")
 
 
 def _resample(site: Site, asked: Resampling) -> None:
@@ -98,6 +98,8 @@ def _emit_taps(site: Site, x: Operand, y: Operand, moved: list[Axis], how: Filte
     by_axis = {a.axis: a for a in moved}
     # A table marks the axes that are resized; it is of no other use here.
     axes = axes_of(y, x, {axis: np.full(a.resized, -1 - axis) for axis, a in by_axis.items()})
+    if gap_of(axes):
+        raise Unsupported("weighted sums into channels of another tensor")
     vector = 1
     if axes[-1].table is None and axes[-1].stride == 1:
         vector = math.gcd(16 // x.dtype.itemsize, axes[-1].size, *(a.stride for a in axes[:-1]))
@@ -118,7 +120,7 @@ def _emit_taps(site: Site, x: Operand, y: Operand, moved: list[Axis], how: Filte
         T=CTYPES[name], W=CTYPES[wide.name], RANK=len(axes), MASK=mask, AXES=len(moved), VEC=vector,
         ITEMS=items, COUNT_0=counts[0], COUNT_1=counts[1], COUNT_2=counts[2],
         IS_INTEGER=int(name in _INTEGERS), LOW=f"({float(limits.min)})", HIGH=f"({float(limits.max)})",
-        INDEX=index_type(x.size, y.size + 4096, places.size),
+        INDEX=index_type(x.buffer_bytes // x.dtype.itemsize, y.size + 4096, places.size),
     )  # fmt: skip
     site.launch(
         kernel,

@@ -37,7 +37,7 @@ from ._rows import FLOATS
 from ._views import Memory, View, emit_view
 from .layout import turn
 from .linalg import fused_matmul
-from .movement import index_type
+from .movement import index_type, is_dense, pitch_of
 
 _MOST_BYTES = 256 << 20
 
@@ -53,7 +53,7 @@ def _blocked(version: int) -> Any:
             transposed_windows(x, w, 3, version, given)
         except Unsupported:
             return None
-        return BlockedUse({0: NO_PAD}, prefers=given.get("group", 1) == 1)
+        return BlockedUse({0: NO_PAD}, prefers=given.get("group", 1) == 1, pitched=True)
 
     return rule
 
@@ -120,7 +120,8 @@ def _asks_cudnn(site: Site, x: Operand, w: Operand, y: Operand, windows: Windows
 
 
 def _by_cudnn(site: Site, x: Operand, w: Operand, b: Operand | None, y: Operand, windows: Windows) -> None:
-    seen, goal = over_axes(windows, 2), Goal.of(site, y)
+    seen, goal = over_axes(windows, 2), Goal.of(site, y, pitched=True)
+    source = x if is_last(x) else turned(site, x)
     op = Convolution(
         (*x.shape[:2], *seen.out),
         (*w.shape[:2], *seen.kernel),
@@ -131,9 +132,10 @@ def _by_cudnn(site: Site, x: Operand, w: Operand, b: Operand | None, y: Operand,
         pads=seen.begins + seen.begins,
         tf32=x.dtype == np.float32,
         transposed=True,
+        pitches=(0 if is_dense(x) else pitch_of(x), 0 if is_dense(y) else goal.pitch, 0),
     )
     weights = _taps_first(site, w, (w.shape[0], *windows.kernel, w.shape[1]))
-    site.library(op, x=turned(site, x), w=weights, y=goal.memory)
+    site.library(op, x=source, w=weights, y=goal.memory)
     if b is not None:
         vec = math.gcd(y.shape[1], 16 // y.dtype.itemsize)
         site.launch(
@@ -141,6 +143,7 @@ def _by_cudnn(site: Site, x: Operand, w: Operand, b: Operand | None, y: Operand,
                 CODE, "product_epilogue.cu", "product_epilogue", VEC=vec, **epilogue_defines(x.dtype.name)
             ),
             *(goal.memory, b, 0, y.size, y.size // y.shape[1], y.shape[1], 0, 0, 1),
+            *(goal.pitch - y.shape[1], 0),
             *(1.0, 1.0, np.float64(0), np.float64(0)),
             grid=grid_for(y.size, per_thread=vec),
         )
@@ -214,6 +217,6 @@ def _direct(
         ),
         *(x, weights, y, b or 0, count, blocks, x.shape[1] // group, per_group),
         *_extents(windows),
-        *(strides_of(x.shape, is_last(x)), strides_of(y.shape, last), w_strides),
+        *(strides_of(x.shape, is_last(x), pitch_of(x)), strides_of(y.shape, last, pitch_of(y)), w_strides),
         grid=grid_for(count),
     )

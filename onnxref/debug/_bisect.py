@@ -25,6 +25,7 @@ from ..graph import Model
 from ..limits import DEFAULT, Limits
 from ..model import load_model, save_model, to_proto
 from ..plan.passes import all_passes
+from ..plan.specialize import LAYOUTS
 from ..session import InferenceSession
 from ._errors_between import Errors, Tolerance, errors_between
 from ._html import html_table
@@ -213,7 +214,7 @@ class _Search:
         self.against = against if isinstance(against, str) else getattr(against, "label", "golden")
 
     def ours(self) -> Bisection:
-        names = [*all_passes(), "layout"]
+        names = [*all_passes(), *LAYOUTS]
         if self.trial(()).verdict == "agrees":
             return self.result(f"{self.backend} agrees with {self.against}")
         if self.trial(names).verdict != "agrees":

@@ -198,7 +198,11 @@ class CublasLt:
         left = self._layout(op, types.given, extents_b, pitch_b, stride_b, made)
         right = self._layout(op, types.given, extents_a, pitch_a, stride_a, made)
         goal = self._layout(op, types.result, (op.n, op.m), pitch_d, stride_d, made)
-        added = tensors["residual"] if op.has_residual else tensors["d"]
+        residual, added = goal, tensors["d"]
+        if op.has_residual:
+            added = tensors["residual"]
+            if op.residual_pitch is not None:
+                residual = self._layout(op, types.result, (op.n, op.m), op.residual_pitch, stride_d, made)
         pointers = (tensors["b"], tensors["a"], added, tensors["d"])
         strides = [stride * types.size for stride in (stride_b, stride_a)] + [
             stride_d * types.result_size
@@ -207,7 +211,7 @@ class CublasLt:
         alignments = tuple([_alignment(p | s) for p, s in zip(pointers, strides, strict=True)])
         algorithm = self._algorithms.get((op, alignments))
         if algorithm is None:
-            algorithm = self._choose(op, (description, left, right, goal, goal), alignments)
+            algorithm = self._choose(op, (description, left, right, residual, goal), alignments)
             self._algorithms[op, alignments] = algorithm
         alpha = types.factor(int(op.alpha) if types.factor is ctypes.c_int32 else op.alpha)
         beta = types.factor(1 if op.has_residual else 0)
@@ -215,7 +219,7 @@ class CublasLt:
         made.arguments = (
             *(self._handle, description, ctypes.addressof(alpha)),
             *(pointers[0], left, pointers[1], right, ctypes.addressof(beta)),
-            *(pointers[2], goal, pointers[3], goal),
+            *(pointers[2], residual, pointers[3], goal),
             *(ctypes.addressof(algorithm.algo), self._workspace, self._workspace_bytes, self._stream),
         )
         return made

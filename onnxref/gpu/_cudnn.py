@@ -218,7 +218,9 @@ class _Describe:
 
     def convolution(self, op: Convolution) -> None:
         axes = len(op.x) - 2
-        x = self.tensor("x", op.x, last_strides(op.x))
+        pitch_x, pitch_y, pitch_residual = op.pitches
+        strides = last_strides(op.y, pitch_y)
+        x = self.tensor("x", op.x, last_strides(op.x, pitch_x))
         w = self.tensor("w", op.w, last_strides(op.w))
         windows = {
             "pre_padding": list(op.pads[:axes]),
@@ -229,19 +231,19 @@ class _Describe:
         }
         if op.transposed:
             made = self.graph.conv_dgrad(loss=x, filter=w, name="convolution", **windows)
-            made.set_dim(list(op.y)).set_stride(list(last_strides(op.y)))  # several sizes have this gradient
+            made.set_dim(list(op.y)).set_stride(list(strides))  # several sizes have this gradient
         else:
             made = self.graph.conv_fprop(image=x, weight=w, name="convolution", **windows)
         # Residual, bias, activation: cuDNN's ready-made kernels for fused convolutions know this order.
         if op.has_residual:
-            residual = self.tensor("residual", op.y, last_strides(op.y))
+            residual = self.tensor("residual", op.y, last_strides(op.y, pitch_residual))
             made = self.graph.add(a=made, b=residual, name="add residual")
         if op.has_bias:
             shape = (1, op.y[1], *(1,) * axes)
             made = self.graph.add(a=made, b=self.tensor("bias", shape, last_strides(shape)), name="add bias")
         if op.activation:
             made = self.graph.relu(input=made, name="activation")
-        self.result(made, op.y, last_strides(op.y))
+        self.result(made, op.y, strides)
 
     def attention(self, op: Attention) -> None:
         # It takes any strides but that of the last dimension, which must be 1.
@@ -265,10 +267,14 @@ class _Describe:
         self.result(made, op.shapes["y"], strides["y"])
 
 
-def last_strides(extents: Sequence[int]) -> tuple[int, ...]:
-    """Return the strides in elements of (N, C, axes...) that lies with the channels last."""
+def last_strides(extents: Sequence[int], pitch: int = 0) -> tuple[int, ...]:
+    """Return the strides in elements of (N, C, axes...) that lies with the channels last.
+
+    Args:
+        pitch: from pixel to pixel; 0 where they lie one behind the other.
+    """
     n, c, *axes = extents
-    batch, *rest, channel = row_strides((n, *axes, c))
+    batch, *rest, channel = row_strides((n, *axes, pitch or c))
     return (batch, channel, *rest)
 
 

@@ -67,7 +67,8 @@ class Matmul:
         pitches: elements from row to row of A, B and D as they lie; 0 where rows lie one behind the other.
         epilogue: what follows: "" none, "Relu", "Gelu" (tanh form); a bias of n elements is added before it.
         tf32: whether float32 may be multiplied in TF32.
-        has_residual: whether C, of D's layout, strides and pitch, is added before the epilogue.
+        has_residual: whether C, of D's layout and strides, is added before the epilogue.
+        residual_pitch: the pitch of C; None where it is that of D.
     """
 
     m: int
@@ -84,6 +85,7 @@ class Matmul:
     has_bias: bool = False
     has_residual: bool = False
     pitches: tuple[int, int, int] = (0, 0, 0)
+    residual_pitch: int | None = None
 
     def __str__(self) -> str:
         shape = f"{self.batch}x" * (self.batch > 1) + f"{self.m}x{self.n}x{self.k}"
@@ -101,6 +103,7 @@ class Convolution:
         pads: begin of each axis, then end.
         activation: "" or "Relu".
         transposed: the gradient with respect to data (ConvTranspose): x and y change roles in w.
+        pitches: elements from pixel to pixel of x, y and the residual; 0 where there are no gaps.
     """
 
     x: tuple[int, ...]
@@ -116,6 +119,7 @@ class Convolution:
     has_residual: bool = False
     tf32: bool = False
     transposed: bool = False
+    pitches: tuple[int, int, int] = (0, 0, 0)
 
     def __str__(self) -> str:
         kind = "deconvolution" if self.transposed else "convolution"

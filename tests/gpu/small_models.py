@@ -64,6 +64,7 @@ def small_models() -> Iterator[SmallModel]:
         _quantized,
         _few_bits,
         _recurrent,
+        _channels,
         _boxes,
         _features,
         _trained,
@@ -256,6 +257,33 @@ def _recurrent() -> Iterator[SmallModel]:
             r = scale * make(1, count * hidden, hidden, seed=2)
             name = f"{op_type} {np.dtype(dtype)}, {batch} sequences, {hidden} states"
             yield _node(name, op_type, [x, w, r], outputs=2, hidden_size=hidden)
+
+
+def _channels() -> Iterator[SmallModel]:
+    """Tensors that lie in each other: pixels with gaps, for every kernel that takes them."""
+    text = """
+        g (float[2, 8, 4, 6] x) => (y) <
+            int64[4] wide = {16, 8, 1, 1}, int64[4] window = {8, 1, 3, 3}, int64[4] all = {8, 44, 3, 3},
+            int64[2] halves = {8, 8}, float[4] twice = {1.0, 1.0, 2.0, 2.0},
+            int64[1] first = {0}, int64[1] half = {4}, int64[1] one = {1}
+        > {
+            w = ConstantOfShape <value = float[1] {0.1}> (wide)
+            d = ConstantOfShape <value = float[1] {0.2}> (window)
+            v = ConstantOfShape <value = float[1] {0.3}> (all)
+            a = Conv(x, w)
+            b, c = Split <axis = 1> (a, halves)
+            e = Conv <group = 8, pads = [1, 1, 1, 1]> (c, d)
+            f = Sigmoid(e)
+            h = Add(b, f)
+            i = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (h)
+            s = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (i)
+            j = Resize <mode = "nearest"> (s, , twice)
+            k = Slice(h, first, half, one)
+            l = Tanh(k)
+            m = Concat <axis = 1> (b, c, f, i, j, l)
+            y = Conv <pads = [1, 1, 1, 1]> (m, v)
+        }"""
+    yield _text("tensors in tensors", text, _normal(2, 8, 4, 6))
 
 
 def _boxes() -> Iterator[SmallModel]:

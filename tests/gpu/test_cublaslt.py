@@ -219,6 +219,8 @@ def _tensors(op: Matmul, seed: int = 0) -> dict[str, Array]:
     if op.has_bias:
         made["bias"] = rng.integers(-3, 4, op.n).astype(result)
     if op.has_residual:
+        if op.residual_pitch is not None:
+            size += (op.m - 1) * ((op.residual_pitch or op.n) - (op.pitches[2] or op.n))
         made["residual"] = rng.integers(-3, 4, size).astype(result)
     return made
 
@@ -287,9 +289,14 @@ def test_any_shape(extents: tuple[int, ...], batch: int, flags: tuple[bool, ...]
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.tuples(*[st.integers(1, 5)] * 3), st.tuples(*[st.integers(0, 9)] * 3), st.tuples(*[st.booleans()] * 4)
+    st.tuples(*[st.integers(1, 5)] * 3),
+    st.tuples(*[st.integers(0, 9)] * 3),
+    st.tuples(*[st.booleans()] * 4),
+    st.sampled_from((None, 0, 1)),
 )
-def test_pitches(extents: tuple[int, ...], gaps: tuple[int, ...], flags: tuple[bool, ...]) -> None:
+def test_pitches(
+    extents: tuple[int, ...], gaps: tuple[int, ...], flags: tuple[bool, ...], added: int | None
+) -> None:
     """Matrices of a batch lie side by side in longer rows, as the heads of an attention do."""
     m, n, k = extents
     trans_a, trans_b, is_dense_a, has_residual = flags
@@ -304,6 +311,7 @@ def test_pitches(extents: tuple[int, ...], gaps: tuple[int, ...], flags: tuple[b
         pitches=pitches,
         has_bias=True,
         has_residual=has_residual,
+        residual_pitch=added and 2 * n + added,
     )
     _check(op)
 

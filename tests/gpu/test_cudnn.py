@@ -172,6 +172,7 @@ def test_strides() -> None:
     assert row_strides((2, 3, 4)) == (12, 4, 1)
     assert last_strides((2, 3, 4, 5)) == (60, 1, 15, 3)
     assert last_strides((1, 8, 1, 1)) == (8, 1, 8, 8)
+    assert last_strides((2, 3, 4, 5), 8) == (160, 1, 40, 8)
 
 
 def test_fused_convolution(front: FrontEnd) -> None:
@@ -238,6 +239,17 @@ def test_other_convolutions(front: FrontEnd) -> None:
     assert described(front.graphs[1].tensors["result"])[:2] == ((1, 8, 4, 5, 6), (960, 1, 240, 48, 8))
     told = dict(front.graphs[1].calls)["conv_fprop"]
     assert (told["pre_padding"], told["post_padding"]) == ([1, 0, 1], [0, 1, 0])
+
+
+def test_pitches(front: FrontEnd) -> None:
+    """Tensors that are a range of the channels of wider ones."""
+    op = convolution(has_bias=True, has_residual=True, activation="Relu", pitches=(32, 24, 40))
+    opened(front).prepare(op, {"x": 16, "w": 32, "bias": 48, "residual": 64, "y": 80})
+    tensors = front.graphs[0].tensors
+    assert described(tensors["x"])[:2] == ((2, 16, 7, 9), (2016, 1, 288, 32))
+    assert described(tensors["residual"])[:2] == ((2, 8, 4, 9), (1440, 1, 360, 40))
+    assert described(tensors["result"])[:2] == ((2, 8, 4, 9), (864, 1, 216, 24))
+    assert described(tensors["w"])[:2] == ((8, 16, 3, 3), (144, 1, 48, 16))
 
 
 def test_transposed_convolution(front: FrontEnd) -> None:

@@ -185,12 +185,13 @@ def test_bad_values_raise_the_error_of_the_reference() -> None:
 
 def test_every_pass_can_be_left_out() -> None:
     from onnxref.plan.passes import all_passes
+    from onnxref.plan.specialize import LAYOUTS
 
     text = """g (float[1, 3, 8, 8] x) => (y) <float[4, 3, 3, 3] w = {%s}> {
         a = Conv<pads = [1, 1, 1, 1]>(x, w) b = Sigmoid(a) c = Mul(a, b)
         d = GlobalAveragePool(c) y = Flatten(d) }"""
     weights = ", ".join(f"{v:.3f}" for v in RNG.standard_normal(108))
-    for name in (*all_passes(), "layout"):
+    for name in (*all_passes(), *LAYOUTS):
         made, wanted = session(text % weights, without=[name]), session(text % weights, "numpy")
         feeds = x_of(1, 3, 8, 8)
         for y, e in zip(made.run(None, feeds), wanted.run(None, feeds), strict=True):

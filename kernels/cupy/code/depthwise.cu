@@ -1,6 +1,6 @@
 // Convolutions of each channel with its own window over rows and columns, channels last, dilation 1.
 // T: element type; KH, KW: the window; SH, SW: strides; ROWS, COLUMNS: outputs of a thread, for VEC neighbouring
-// channels. w: (KH, KW, C). Sums go over the window in its order, whatever the tile.
+// channels. w: (KH, KW, C). Pitches: elements from pixel to pixel, of x, y and the residual. Sums go over the window in its order, whatever the tile.
 #include "product.cuh"
 
 typedef Wide<T>::type A;
@@ -11,7 +11,8 @@ typedef Vec<T, VEC> Pack;
 
 extern "C" __global__ void __launch_bounds__(128, 4)
 depthwise(const T *__restrict__ x, const T *__restrict__ w, T *__restrict__ y, const T *__restrict__ bias,
-          const T *__restrict__ residual, long long count, long long blocks, long long height, long long width,
+          const T *__restrict__ residual, long long pitch, long long goal_pitch, long long added_pitch,
+          long long count, long long blocks, long long height, long long width,
           long long out_height, long long out_width, long long top, long long left, double alpha, double beta) {
     long long index = first_index();
     if (index >= count) return;
@@ -23,7 +24,7 @@ depthwise(const T *__restrict__ x, const T *__restrict__ w, T *__restrict__ y, c
     int row = rest % tiles_y * ROWS;
     long long n = rest / tiles_y;
     long long channels = blocks * VEC;
-    const T *image = x + n * height * width * channels + channel;
+    const T *image = x + n * height * width * pitch + channel;
     const T *taps = w + channel;
     int i0 = row * SH - int(top), j0 = column * SW - int(left);
     A sums[ROWS][COLUMNS][VEC] = {};
@@ -31,13 +32,13 @@ depthwise(const T *__restrict__ x, const T *__restrict__ w, T *__restrict__ y, c
 #pragma unroll 1
     for (int i = 0; i < HIGH; i++) {
         bool in_rows = unsigned(i0 + i) < unsigned(height);
-        const T *line = image + ((i0 + i) * width + j0) * channels;
+        const T *line = image + ((i0 + i) * width + j0) * pitch;
         Pack held[WIDE];
 #pragma unroll
         for (int j = 0; j < WIDE; j++) {
             held[j] = Pack{};
             if (in_rows && unsigned(j0 + j) < unsigned(width))
-                held[j] = *reinterpret_cast<const Pack *>(line + j * channels);
+                held[j] = *reinterpret_cast<const Pack *>(line + j * pitch);
         }
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
@@ -61,10 +62,11 @@ depthwise(const T *__restrict__ x, const T *__restrict__ w, T *__restrict__ y, c
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++) {
             if (row + r >= out_height || column + c >= out_width) continue;
-            long long at = ((n * out_height + row + r) * out_width + column + c) * channels + channel;
+            long long pixel = (n * out_height + row + r) * out_width + column + c;
+            long long at = pixel * added_pitch + channel;
             Pack made;
 #pragma unroll
             for (int e = 0; e < VEC; e++) made.v[e] = addends.finish(sums[r][c][e], channel + e, at + e);
-            *reinterpret_cast<Pack *>(y + at) = made;
+            *reinterpret_cast<Pack *>(y + pixel * goal_pitch + channel) = made;
         }
 }

@@ -1,6 +1,7 @@
-// A dense goal whose axes read the source by tables: borders, and resizing to the nearest.
+// A goal whose axes read the source by tables: borders, and resizing to the nearest.
 // UNIT: bytes of an element; RATIO: elements that are moved at once; VEC: of those, how many a thread stores
 // at once; RANK: axes; INDEX: type of offsets.
+// `gap`: elements of RATIO between the goal's lines, along its last axis; it is dense otherwise.
 // `axes`: sizes, magics, strides, begins of tables: an axis with a table reads at table[begin + i], or nothing
 // (-1: the goal is `fill`), one without (begin -1) at i * stride.
 #include "units.cuh"
@@ -30,7 +31,7 @@ __device__ __forceinline__ INDEX before(INDEX n, const int *tables, const Ints<4
 
 extern "C" __global__ void mapped(
     const T *__restrict__ x, const E *__restrict__ fill, const int *__restrict__ tables, T *__restrict__ y,
-    long long total, Ints<4 * RANK> axes) {
+    long long total, long long gap, Ints<4 * RANK> axes) {
     INDEX first = INDEX(first_index()) * VEC;
     if (first >= INDEX(total)) return;
     const INDEX last_size = INDEX(axes.v[RANK - 1]);
@@ -39,6 +40,7 @@ extern "C" __global__ void mapped(
     for (int i = 0; i < RATIO; i++) filled.v[i] = *fill;
     INDEX line = RANK > 1 ? quotient(first, axes.v[RANK - 1], axes.v[2 * RANK - 1]) : 0;
     INDEX at = first - line * last_size;
+    y += line * gap;  // where there are gaps, no thread has elements of two lines
     bool line_outside;
     INDEX base = before(line, tables, axes, line_outside);
     Vec<T, VEC> held;

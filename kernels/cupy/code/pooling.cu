@@ -1,6 +1,7 @@
 // Pools over windows of three axes.
 // T: element type; KIND: 0 largest, 1 mean, 2 sum of magnitudes, 3 root of the sum of squares, 4 p-norm; LOWEST: the
 // largest of nothing; VEC: neighbouring channels of a thread; LAST: whether tensors lie with the channels last;
+// `pitch`, `goal_pitch`: elements from pixel to pixel of x and y then.
 // PLACES: whether to say where the largest is; INDEX: of the threads.
 
 typedef Wide<T>::type A;
@@ -37,7 +38,7 @@ __device__ __forceinline__ double power_of(double value, double p) { return pow(
 
 extern "C" __global__ void __launch_bounds__(256, 4)
 pool(const T *__restrict__ x, T *__restrict__ y, int64_t *__restrict__ places, long long count, long long channels,
-     Ints<3> size, Ints<3> out, Ints<3> kernel, Ints<3> strides, Ints<3> dilations, Ints<3> begins, Ints<3> ends,
+     long long pitch, long long goal_pitch, Ints<3> size, Ints<3> out, Ints<3> kernel, Ints<3> strides, Ints<3> dilations, Ints<3> begins, Ints<3> ends,
      long long include_pad, long long column_major, double p) {
     long long index = first_index();
     if (index >= count) return;
@@ -50,7 +51,7 @@ pool(const T *__restrict__ x, T *__restrict__ y, int64_t *__restrict__ places, l
                               int(strides.v[axis]), int(dilations.v[axis]), int(begins.v[axis]),
                               int(ends.v[axis]), include_pad != 0);
     // `at` is the image, of one channel where the channels are not last.
-    long long area = size.v[0] * size.v[1] * size.v[2], step = LAST ? channels : 1;
+    long long area = size.v[0] * size.v[1] * size.v[2], step = LAST ? pitch : 1;
     const T *image = x + at * area * step + (long long)block * VEC;
     A held[VEC];
 #if PLACES
@@ -112,7 +113,9 @@ pool(const T *__restrict__ x, T *__restrict__ y, int64_t *__restrict__ places, l
 #endif
         made.v[e] = narrow<T>(value);
     }
-    *reinterpret_cast<Pack *>(y + index * VEC) = made;
+    long long goal = index * VEC;
+    if (LAST) goal += INDEX(index) / blocks * (goal_pitch - channels);
+    *reinterpret_cast<Pack *>(y + goal) = made;
 #if PLACES
 #pragma unroll
     for (int e = 0; e < VEC; e++)

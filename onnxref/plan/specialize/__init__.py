@@ -6,12 +6,13 @@ steps of a plan --(a first run, or shape rules)--> Record --> Block of ops
 
 from ._device_program import DeviceConstants, DeviceProgram
 from ._explain import NodeExplanation, explain_plan
-from ._lower import Lowered
+from ._lower import LAYOUTS, Lowered
 from ._program import Program, RefusedError
 from ._record import Frame, Record, decides
 from ._regions import Acceleration, Region, Regions, all_regions, specialize
 
 __all__ = [
+    "LAYOUTS",
     "Acceleration",
     "DeviceConstants",
     "DeviceProgram",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeGuard
 
 from ... import registry, schema
 from ...errors import KernelError, UnsupportedOperatorError
-from ...gpu import DeviceCall, LibraryCall, LibraryOp
+from ...gpu import Convolution, DeviceCall, LibraryCall, LibraryOp, Matmul
 from ...graph import Node
 from ...lowering import (
     NO_PAD,
@@ -26,6 +27,9 @@ from ...registry import INTERNAL
 from .._steps import Step
 from ..passes import Block
 from ._layout import assign_layouts
+from ._pitch import assign_pitches
+
+LAYOUTS = ("layout", "pitch")
 
 
 class NoReferenceError(Exception):
@@ -75,7 +79,7 @@ class _Saved:
             op.inputs[:] = inputs
         block.outputs[:] = self.outputs
         for operand in self.operands:
-            operand.layout = None
+            operand.layout = operand.place = None
 
 
 def lower_block(
@@ -83,7 +87,7 @@ def lower_block(
     steps: Mapping[Op, Step],
     backend: str,
     *,
-    layouts: bool = True,
+    without: Collection[str] = (),
     libraries: frozenset[str] = frozenset(),
     refused: Collection[LibraryOp] = (),
 ) -> list[Lowered]:
@@ -91,12 +95,13 @@ def lower_block(
 
     Args:
         steps: the reference's step of each op that no pass has changed.
-        layouts: assign blocked layouts.
+        without: which of `LAYOUTS` to leave out; "pitch" is that tensors lie in others.
         libraries: what lowerings may call, see `Site`.
         refused: operations that they turned out not to do.
     """
     saved = _Saved.of(block)
     banned: set[Op] = set()
+    unpitched: set[Op] = set()
     layout = blocked_layout(backend)
 
     def rule(op: Op) -> BlockedUse | None:
@@ -104,8 +109,8 @@ def lower_block(
         return lowering.blocked(op, layout(NO_PAD).lanes) if lowering and lowering.blocked else None
 
     while True:
-        if layouts:
-            assign_layouts(block, layout, rule, banned)
+        if "layout" not in without and assign_layouts(block, layout, rule, banned) and "pitch" not in without:
+            assign_pitches(block, rule, unpitched)
         results = [_lower(op, block, steps, backend, libraries, refused) for op in block.ops]
         undone = {
             found.op
@@ -115,7 +120,9 @@ def lower_block(
         }
         if not undone:
             return results
-        banned |= undone
+        pitched = set(filter(_has_places, undone))
+        unpitched |= pitched
+        banned |= undone - pitched
         saved.restore(block)
 
 
@@ -138,10 +145,32 @@ def _lower(
         _zero_borders(site, backend)
     except Unsupported as refusal:
         return Lowered(op, step=_reference(op, steps), reason=str(refusal))
-    failed = {call.library for call in site.launches if isinstance(call, LibraryCall) and call.op in refused}
+    called = [call for call in site.launches if isinstance(call, LibraryCall)]
+    failed = {call.library for call in called if _is_refused(call.op, refused)}
+    if failed and _has_places(op):
+        return Lowered(op, reason="a library wants tensors without gaps")
     if failed:
         return _lower(op, block, steps, backend, libraries - failed, refused)
     return Lowered(op, site)
+
+
+def _has_places(op: Op) -> bool:
+    """Whether an op's tensors lie in others: if it is not done, it may be if they do not."""
+    return any(x is not None and x.place is not None for x in (*op.inputs, *op.outputs))
+
+
+def _is_refused(op: LibraryOp, refused: Collection[LibraryOp]) -> bool:
+    """Whether a library refused an operation, or one of its kind for its pitches alone, as far as known."""
+    if op in refused:
+        return True
+    return _is_pitched(op) and any(
+        type(other) is type(op) and _is_pitched(other) and replace(other, pitches=(0, 0, 0)) not in refused
+        for other in refused
+    )
+
+
+def _is_pitched(op: LibraryOp) -> TypeGuard[Matmul | Convolution]:
+    return isinstance(op, Matmul | Convolution) and any(op.pitches)
 
 
 def _zero_borders(site: Site, backend: str) -> None:

@@ -59,7 +59,7 @@ class Acceleration:
         precision: see `onnxref.lowering.Site`.
         wait: compile as soon as shapes are known, and let the caller wait; otherwise the reference runs
             until the code is there.
-        without: names of the passes to leave out, "layout" among them.
+        without: names of the passes to leave out, `LAYOUTS` among them.
         specialized: how many programs have been put to use so far whose shapes a run on the reference taught.
         device: the card that programs run on; None for the processor.
         strict: whether an operator that only the reference can run is an error.
@@ -423,7 +423,7 @@ def _specialize(
 ) -> tuple[list[Lowered], Block]:
     operands = region.record.operands
     for operand in operands.values():
-        operand.layout = None
+        operand.layout = operand.place = None
     steps = {_op(step, operands): step for step in region.record.steps}
     block = Block(
         list(steps),
@@ -445,12 +445,11 @@ def _specialize(
         for op in block.ops
         if op in steps and before[op] == (op.op_type, tuple(op.inputs), op.attributes)
     }
-    layouts = "layout" not in acceleration.without
     lowered = lower_block(
         block,
         unchanged,
         acceleration.backend,
-        layouts=layouts,
+        without=acceleration.without,
         libraries=acceleration.libraries,
         refused=acceleration.refused,
     )

@@ -1,15 +1,16 @@
 """Which values of a program share memory.
 
 Rules
-    1. An alias lies where its source does, or in a range of that.
+    1. An alias lies where its source does, or in a range of that. What the planner gave a place
+       (`Operand.place`) lies there.
     2. A part of an output (an input of a Concat) lies in it, at its offset, from when it is made. It must own
        all of its memory and may lie in one output only; what comes from outside, what goes outside and
        constants stay where they are, and so does what would begin where kernels do not expect it.
     3. An output that lies in another one takes its own parts along. So does one that a part of the other
        lies in already, if all that it is made up of is found in the other at the same distances.
-    4. An output may take the place of an input of the same size that nothing reads any more, unless it is
-       a part, has parts or goes outside. The input must own all of its memory, and the op that writes there
-       must not read a range of it: it would meet what it has written.
+    4. An output may take the place of an input of the same size that nothing uses any more, unless it is
+       a part, has parts or others in it, or goes outside. The input must own all of its memory, and the op
+       that writes there must not read a range of it: it would meet what it has written.
 
 By rules 2 and 3 memory in an output only ever holds what the output will hold there.
 """
@@ -57,6 +58,12 @@ class Roots:
         for site in sites:
             for output, source, offset in site.aliases:
                 self._parent[output] = (source, offset)
+        self._wholes: set[Operand] = set()
+        for x in {x for found in lowered for x in found.op.outputs if x is not None and x.place is not None}:
+            assert x not in self._parent, f"{x} is an alias, and has a place"
+            place = x.whole
+            self._parent[x] = (place.owner, place.offset)
+            self._wholes.add(place.owner)
         for part in (part for site in sites for part in site.parts):
             self._parts.setdefault(part.output, []).append(part)
         fixed = {self.of(operand) for operand in external}
@@ -88,7 +95,11 @@ class Roots:
 
     def _put_in_place_of_inputs(self, lowered: Sequence[Lowered], fixed: set[Operand]) -> None:
         """Let outputs overwrite inputs where they can (rule 4)."""
-        last = {self.of(x): index for index, found in enumerate(lowered) for x in found.op.inputs if x}
+        last: dict[Operand, int] = {}
+        for index, found in enumerate(lowered):
+            for x in (*found.op.inputs, *found.op.outputs):
+                if x is not None:
+                    last[self.of(x)] = index
         for index, found in enumerate(lowered):
             for output, source in found.site.overwrites if found.site else ():
                 place = self.range(source)
@@ -97,7 +108,8 @@ class Roots:
                 fits = output.buffer_bytes == root.buffer_bytes and output.layout == root.layout
                 read = [self.range(x) for x in found.op.inputs if x is not None and self.of(x) is root]
                 fits = fits and all(other == place for other in read)
-                bound = output in self._parent or output in self._parts or output in fixed
+                holds = output in self._parts or output in self._wholes
+                bound = output in self._parent or holds or output in fixed
                 if free and fits and not bound:
                     self._parent[output] = (root, 0)
                     last[root] = last.get(output, index)

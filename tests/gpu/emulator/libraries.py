@@ -56,7 +56,10 @@ def _matmul(op: Matmul, tensors: Mapping[str, int]) -> None:
     acc = {"int8": np.int32, "float64": np.float64}.get(op.dtype, np.float32)
 
     def matrices(role: str, rows: int, columns: int, place: int, dtype: str) -> Array:
-        stride, pitch = op.strides[place], op.pitches[place] or columns
+        pitch = op.pitches[place]
+        if role == "residual" and op.residual_pitch is not None:
+            pitch = op.residual_pitch
+        stride, pitch = op.strides[place], pitch or columns
         assert pitch >= columns, f"{role} has rows of {columns} at every {pitch}"
         steps = (stride, pitch, 1)
         return strided_view(tensors[role], (op.batch, rows, columns), steps, dtype)
@@ -79,14 +82,17 @@ def _matmul(op: Matmul, tensors: Mapping[str, int]) -> None:
     matrices("d", op.m, op.n, 2, result)[...] = d.astype(result if result != "bfloat16" else _TYPES[result])
 
 
-def _last(address: int, shape: tuple[int, ...], dtype: str) -> Array:
-    """Return a tensor (N, C, spatial...) that lies with the channels last."""
-    lying = (shape[0], *shape[2:], shape[1])
-    return np.moveaxis(view(address, math.prod(shape), dtype).reshape(lying), -1, 1)
+def _last(address: int, shape: tuple[int, ...], dtype: str, pitch: int = 0) -> Array:
+    """Return a tensor (N, C, spatial...) that lies with the channels last, pixels so many elements apart."""
+    lying, pitch = (shape[0], *shape[2:], shape[1]), pitch or shape[1]
+    assert pitch >= shape[1], f"{shape[1]} channels at every {pitch}"
+    steps = [math.prod(lying[i + 1 : -1]) * pitch for i in range(len(lying) - 1)]
+    return np.moveaxis(strided_view(address, lying, (*steps, 1), dtype), -1, 1)
 
 
 def _convolution(op: Convolution, tensors: Mapping[str, int]) -> None:
-    x = _last(tensors["x"], op.x, op.dtype).astype(np.float32)
+    pitch_x, pitch_y, pitch_residual = op.pitches
+    x = _last(tensors["x"], op.x, op.dtype, pitch_x).astype(np.float32)
     w = _last(tensors["w"], op.w, op.dtype).astype(np.float32)
     rank = len(op.x) - 2
     y = np.zeros(op.y, np.float32)
@@ -110,10 +116,10 @@ def _convolution(op: Convolution, tensors: Mapping[str, int]) -> None:
     if op.has_bias:
         y += view(tensors["bias"], op.y[1], op.dtype).astype(np.float32).reshape(1, -1, *[1] * rank)
     if op.has_residual:
-        y += _last(tensors["residual"], op.y, op.dtype).astype(np.float32)
+        y += _last(tensors["residual"], op.y, op.dtype, pitch_residual).astype(np.float32)
     if op.activation == "Relu":
         y = np.maximum(y, 0)
-    goal = _last(tensors["y"], op.y, op.dtype)
+    goal = _last(tensors["y"], op.y, op.dtype, pitch_y)
     goal[...] = y.astype(goal.dtype)
 
 

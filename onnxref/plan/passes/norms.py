@@ -30,9 +30,9 @@ def fuse_norms(block: Block) -> int:
         3. The product is by one matrix; rows, columns and bytes are at most those that are named above.
         4. All operands are of one type, float32 or one that is `narrow`.
     """
-    graph = graph_of(block)
     if not block.normalizes or block.precision == "strict":
         return 0
+    graph = graph_of(block)
     for op in graph:
         if op.domain == ONNX and op.op_type in _NORMS and _is_plain(op, graph):
             _fuse(op, graph)

@@ -334,6 +334,8 @@ def test_all_that_is_published_is_made_by_one_command(monkeypatch: pytest.Monkey
         for section, rows, _ in program._sections(program.arguments(), settings, program.all_rows())
     }
     made["cold"] = {name for name, _, _ in program.cold._SIDES}
+    cases, sides = program.new_shapes.CASES, program.new_shapes.SIDES
+    made["new shapes"] = {f"{case.title}: {side}" for case in cases for side in sides}
     published = json.loads(program.RESULTS.read_text(encoding="utf-8"))["sections"]
     assert made == {section: {row["model"] for row in rows} for section, rows in published.items()}
 

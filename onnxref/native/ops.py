@@ -40,7 +40,10 @@ _NUMBA_TYPES = {
 
 
 def called(**options: Any) -> Any:
-    """Return a decorator of functions that kernels call, and Python does not."""
+    """Return a decorator of functions that kernels call, and Python must not: that would crash.
+
+    A test that wants one calls it in a function of its own that is compiled with `numba.njit`.
+    """
     # Entries for Python and C would take a quarter of the time to compile a kernel.
     no_entries = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return njit(error_model="numpy", nogil=True, **no_entries, **options)

@@ -3,9 +3,8 @@
 The kernels are those of all official node, simple and PyTorch models of the onnx package, of its node models
 with constants for inputs and of `small_models.py`, with cuBLASLt and cuDNN and without them, and of the real
 models named here. Together they use every kernel that there is.
-Compiled are, for sm_90, all hand-written kernels and one in `CHAINS` of those whose text is generated (these
-differ in their generated lines alone); for sm_80 and sm_100 one variant of each function, and one generated
-one in `FEW_CHAINS`. ONNXREF_EMULATE=all (`make test-emulated`) compiles all of them for all three.
+Compiled are all of them for sm_90; for sm_80 and sm_100 one variant of each function and one in `SHARE` of all,
+others for each of the two. ONNXREF_EMULATE=all (`make test-emulated`) compiles all of them for all three.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from .planned import LIBRARIES, Geometry, launches, recording
 nvrtc = pytest.importorskip("cupy", reason="CuPy is not installed").cuda.nvrtc
 
 PARTS = 4  # of the kernels, each a test
-CHAINS, FEW_CHAINS = 4, 24
+SHARE = 5
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 REAL = (
     *("silero_vad 16 kHz", "silero_vad_half 16 kHz", "magika", "ocr detection", "ocr direction", "ocr text"),
@@ -73,11 +72,10 @@ def chosen(arch: str) -> list[Kernel]:
     kernels = list(planned())
     if os.environ.get("ONNXREF_EMULATE") == "all":
         return kernels
-    written = [kernel for kernel in kernels if not kernel.generated]
-    generated = [kernel for kernel in kernels if kernel.generated]
     if arch == "sm_90":
-        return written + generated[::CHAINS]
-    return [*{(kernel.file, kernel.entry): kernel for kernel in written}.values(), *generated[::FEW_CHAINS]]
+        return kernels
+    functions = {(kernel.file, kernel.entry): kernel for kernel in kernels}
+    return list(dict.fromkeys((*functions.values(), *kernels[ARCHITECTURES.index(arch) :: SHARE])))
 
 
 def compiled(kernel: Kernel, arch: str) -> str:

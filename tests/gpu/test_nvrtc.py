@@ -3,8 +3,8 @@
 The kernels are those of all official node, simple and PyTorch models of the onnx package, of its node models
 with constants for inputs and of `small_models.py`, with cuBLASLt and cuDNN and without them, and of the real
 models named here. Together they use every kernel that there is.
-Compiled are all of them for sm_90; for sm_80 and sm_100 one variant of each function, and one in `SHARE` of all
-kernels, others for each of the two. ONNXREF_EMULATE=all (`make test-emulated`) compiles all for all three.
+Compiled are all of them for sm_90; for sm_80 and sm_100 one variant of each function, and one in `SHARE` of
+all, others for each of the two. ONNXREF_EMULATE=all (`make test-emulated`) compiles all for all three.
 """
 
 from __future__ import annotations

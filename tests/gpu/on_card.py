@@ -1,9 +1,10 @@
 """Tests on a real card; `make test-gpu` runs them. Needs no network: docs/gpu.md says what to install before.
 
 python -m tests.gpu.on_card                    # everything
-python -m tests.gpu.on_card --only cases       # one of: cases, tables, sanitizer
+python -m tests.gpu.on_card --only cases       # one of: kernels, cases, tables, sanitizer
 python -m tests.gpu.on_card --dry-run -k relu  # on the emulated device, to try this program itself
 
+    kernels     all that the planner emits are compiled, several at a time, so that no case waits for its own
     cases       official suite (CUDA half), real models, captured graphs: tests/gpu/card_cases.py
     tables      the tables of tests/gpu/test_gpu_*.py, on the card instead of the emulator
     sanitizer   compute-sanitizer's four tools over one official case for each operator, where it is installed
@@ -27,7 +28,7 @@ import onnxref.gpu
 from onnxref.errors import OnnxRefError
 
 HERE = Path(__file__).parent
-PARTS = ("cases", "tables", "sanitizer")
+PARTS = ("kernels", "cases", "tables", "sanitizer")
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 EMULATOR_ONLY = ("test_gpu_session.py", "test_gpu_backend_suite.py")  # they look into the emulated device
 _FOUND = 9  # exit status of compute-sanitizer where it has found something
@@ -82,6 +83,16 @@ class Tables:
         onnxref.gpu.open_device().synchronize()
 
 
+def run_kernels(options: Sequence[str]) -> int:
+    """Compile all kernels for the card; the cache keeps them."""
+    from .test_nvrtc import planned
+
+    kernels = list(planned())
+    onnxref.gpu.open_device().compile(kernels)
+    print(f"{len(kernels)} kernels are compiled", flush=True)
+    return 0
+
+
 def run_cases(options: Sequence[str]) -> int:
     """Run the official suite and the real models."""
     return int(pytest.main([str(HERE / "card_cases.py"), *options]))
@@ -131,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # One process: pytest-xdist would start others, each with a card's context of its own.
     options = ["-p", "no:xdist", "-p", "no:cacheprovider", *options]
     run: dict[str, Callable[[Sequence[str]], int]] = {
+        "kernels": run_kernels,
         "cases": run_cases,
         "tables": run_tables,
         "sanitizer": run_sanitizer,

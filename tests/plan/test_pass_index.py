@@ -14,7 +14,7 @@ from onnxref.plan.passes._match import Graph
 from onnxref.plan.specialize import _regions
 
 MODELS = {model.name: model for model in (*REAL_MODELS, *DRAWN_MODELS)}
-CHOSEN = ("torch gpt_dynamo_opset23", "torch encoder_opset17", "light_shufflenet", "ocr direction", "magika")
+CHOSEN = ("torch gpt_dynamo_opset23", "torch encoder_opset17", "light_shufflenet")
 
 
 def check(block: Block) -> bool:

@@ -61,6 +61,16 @@ def layers_of(networks: Any, dtype: str, layers: int, length: int) -> onnx.Model
     return b.model({"x": (dtype, ["n", length, 3 * 64])}, [y])
 
 
+@pytest.mark.parametrize(
+    ("name", "launches"), [("ResNet-50", 57), ("BERT", 99), ("YOLOv8n", 97), ("GPT-2", 75)]
+)
+def test_whole_networks(networks: Any, name: str, launches: int) -> None:
+    """What the changelog says of networks of full size."""
+    found = next(made for made in networks.NETWORKS if made.name.startswith(name))
+    model, feeds = found.build("float16", False), found.feeds("float16", 1, False)
+    assert len(planned(model, feeds, *LIBRARIES)) == launches
+
+
 def test_bert(networks: Any) -> None:
     """One product for Q, K and V, which attention reads in place; an exact Gelu is a launch of its own."""
     model, feeds = network(networks, "BERT", "float16")

@@ -2,9 +2,6 @@
 // COUNT: how many tensors a launch can name; THREADS: of a block.
 // A block copies CHUNK bytes of one tensor: those of tensor t are the blocks from first[t] to first[t + 1].
 
-#if defined(ONNXREF_EMULATED)
-#define __grid_constant__
-#endif
 #define AT_ONCE 4  // accesses of a thread that are under way together
 #define CHUNK (THREADS * 16 * AT_ONCE)
 

@@ -30,13 +30,12 @@ from typing import Any, Final
 import numpy as np
 
 from ...dtypes import Array
-from ...lowering import Op, Operand, PackCache
+from ...lowering import ACCESS, Op, Operand, PackCache
 from ...registry import INTERNAL, ONNX
 from ._block import Block
 from ._match import Graph, graph_of, is_channel_vector, scalar_of
 from .cleanup import activation_of
 
-_ACCESS: Final = 16  # bytes
 _FEW_ROWS: Final = 64
 _MOST_BYTES: Final = 64 << 20  # of matrices that are put side by side
 
@@ -95,7 +94,7 @@ def _projection(graph: Graph, product: Op | None) -> _Projection | None:
         return None
     if right.ndim != 2 or left.ndim < 2 or left.layout is not None or 0 in (*left.shape, *right.shape):
         return None
-    if result.shape[-1] * result.dtype.itemsize % _ACCESS:
+    if result.shape[-1] * result.dtype.itemsize % ACCESS:
         return None
     ops, bias = [product], given
     if product.op_type == "Gemm":

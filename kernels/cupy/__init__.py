@@ -11,6 +11,7 @@ from . import (  # noqa: F401
     channels,
     convolution,
     creation,
+    einsum,
     elementwise,
     indexing,
     integer_linalg,

@@ -1,4 +1,4 @@
-"""Matrix products on the GPU: MatMul, Gemm, their fused forms, and Einsum where it is one product.
+"""Matrix products on the GPU: MatMul, Gemm and their fused forms.
 
 What computes them:
     cuBLASLt    most of them, a stack as one call where its strides allow, bias and residual within;
@@ -64,7 +64,7 @@ class _Norm(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Product:
+class MatrixProduct:
     """activation(scale * A B + beta * bias + residual) as a stack of plain matrix products.
 
     Attributes:
@@ -222,7 +222,7 @@ def _merged(axes: Sequence[tuple[int, int]]) -> int:
     return real[-1][1] if real else 0
 
 
-def _multiply(product: _Product) -> None:
+def multiply(product: MatrixProduct) -> None:
     """Emit a product by what is best for its shape."""
     if product.y.size == 0:
         return
@@ -239,7 +239,7 @@ def _multiply(product: _Product) -> None:
     elif not is_plain and product.M <= _FEW_ROWS and not product.trans_a:
         _few_rows(product, strides)
     elif is_plain or "cublaslt" not in product.site.libraries or _calls(product) > _MOST_CALLS:
-        _tiles(product, strides)
+        emit_tiles(product, strides)
     else:
         _by_library(product, strides)
 
@@ -251,7 +251,7 @@ def takes_pitches(site: Site, rows: int, columns: int, depth: int) -> bool:
     return rows > _FEW_ROWS and columns > 1 and depth > 0
 
 
-def _calls(product: _Product) -> int:
+def _calls(product: MatrixProduct) -> int:
     """Return how many calls of cuBLASLt a product takes: one covers one axis of the stack."""
     extents = sorted(axis.extent for axis in product.axes)
     return math.prod(extents[:-1])
@@ -260,13 +260,13 @@ def _calls(product: _Product) -> int:
 # Kernels ------------------------------------------------------------------------------------------
 
 
-def _defines(product: _Product) -> dict[str, str | int]:
+def _defines(product: MatrixProduct) -> dict[str, str | int]:
     largest = (max(product.M, product.N) + 16) * product.K  # rows of B may be padded
     index = "int" if largest < _MOST_INDEX else "long long"
     return {"INDEX": index, **epilogue_defines(product.a.dtype.name, product.activation)}
 
 
-def _factors(product: _Product) -> tuple[Factor, ...]:
+def _factors(product: MatrixProduct) -> tuple[Factor, ...]:
     """Return scale, beta and the parameters of the activation, as kernels take them."""
     found: tuple[Factor, ...] = (float(product.scale), float(product.beta))
     if product.is_integer:
@@ -276,7 +276,7 @@ def _factors(product: _Product) -> tuple[Factor, ...]:
     return (*found, np.float64(product.alpha), np.float64(product.act_beta))
 
 
-def _addends(product: _Product) -> tuple[Operand | int, Operand | int]:
+def _addends(product: MatrixProduct) -> tuple[Operand | int, Operand | int]:
     return product.bias or 0, product.residual or 0
 
 
@@ -286,7 +286,7 @@ def _grid(blocks: int) -> tuple[int, int, int]:
     return blocks, 1, 1
 
 
-def _tiles(product: _Product, strides: tuple[int, int, int]) -> None:
+def emit_tiles(product: MatrixProduct, strides: tuple[int, int, int]) -> None:
     """Emit `gemm.cu`."""
     M, N = product.M, product.N
     large = -(-M // 128) * -(-N // 128) * product.matrices
@@ -312,7 +312,7 @@ def _piece(extent: int, itemsize: int) -> int:
     return math.gcd(extent, 16 // itemsize)
 
 
-def _few_rows(product: _Product, strides: tuple[int, int, int]) -> None:
+def _few_rows(product: MatrixProduct, strides: tuple[int, int, int]) -> None:
     """Emit `gemv_rows.cu` or `gemv_columns.cu`."""
     if product.trans_b:
         _rows_of_b(product, strides)
@@ -320,7 +320,7 @@ def _few_rows(product: _Product, strides: tuple[int, int, int]) -> None:
         _columns_of_b(product, strides)
 
 
-def _norm_defines(product: _Product, vec: int) -> dict[str, str | int]:
+def _norm_defines(product: MatrixProduct, vec: int) -> dict[str, str | int]:
     """Return what `norm_rows.cuh` is told: with accesses of `vec` elements, and in which order to add."""
     norm = product.norm
     if norm is None:
@@ -335,17 +335,17 @@ def _norm_defines(product: _Product, vec: int) -> dict[str, str | int]:
     }
 
 
-def _norm_arguments(product: _Product) -> tuple[Operand | int | np.float64, ...]:
+def _norm_arguments(product: MatrixProduct) -> tuple[Operand | int | np.float64, ...]:
     norm = product.norm
     return (0, 0, np.float64(0)) if norm is None else (norm.gain, norm.shift or 0, np.float64(norm.epsilon))
 
 
-def _norm_bytes(product: _Product) -> int:
+def _norm_bytes(product: MatrixProduct) -> int:
     """Return the shared memory that normalised rows and their parameters take."""
     return 0 if product.norm is None else (product.M + 2) * product.K * product.a.dtype.itemsize
 
 
-def _rows_of_b(product: _Product, strides: tuple[int, int, int]) -> None:
+def _rows_of_b(product: MatrixProduct, strides: tuple[int, int, int]) -> None:
     N, K, matrices = product.N, product.K, product.matrices
     vec = _piece(K, product.a.dtype.itemsize)
     accesses = K // vec
@@ -363,7 +363,7 @@ def _rows_of_b(product: _Product, strides: tuple[int, int, int]) -> None:
     )
 
 
-def _columns_of_b(product: _Product, strides: tuple[int, int, int]) -> None:
+def _columns_of_b(product: MatrixProduct, strides: tuple[int, int, int]) -> None:
     M, N, K, matrices, size = product.M, product.N, product.K, product.matrices, product.a.dtype.itemsize
     b, pitch = _padded_rows(product)
     vec, piece = _piece(pitch, size), _piece(K, size)
@@ -411,7 +411,7 @@ def _splits(blocks: int, K: int, step: int) -> tuple[int, int]:
     return -(-K // depth), depth
 
 
-def _padded_rows(product: _Product) -> tuple[Operand | Packed, int]:
+def _padded_rows(product: MatrixProduct) -> tuple[Operand | Packed, int]:
     """Return B, and the elements from one of its rows to the next.
 
     A constant whose rows are no multiple of 16 bytes (50257 words) is kept once more, with rows that are.
@@ -434,7 +434,7 @@ def _padded_rows(product: _Product) -> tuple[Operand | Packed, int]:
 # cuBLASLt -----------------------------------------------------------------------------------------
 
 
-def _by_library(product: _Product, strides: tuple[int, int, int]) -> None:
+def _by_library(product: MatrixProduct, strides: tuple[int, int, int]) -> None:
     """Emit calls of cuBLASLt, and a launch for what it cannot add or apply."""
     site, name = product.site, product.a.dtype.name
     bias, residual, rest = _library_addends(product, strides)
@@ -471,13 +471,13 @@ def _by_library(product: _Product, strides: tuple[int, int, int]) -> None:
         _finish(product, rest, strides)
 
 
-def _may_round(product: _Product) -> bool:
+def _may_round(product: MatrixProduct) -> bool:
     precision = product.site.precision
     return precision == "tf32" or (precision == "bf16" and product.b.constant is not None)
 
 
 def _library_addends(
-    product: _Product, strides: tuple[int, int, int]
+    product: MatrixProduct, strides: tuple[int, int, int]
 ) -> tuple[Operand | Packed | None, Operand | None, Operand | None]:
     """Return the bias of N elements, the residual, and the bias that is left to do."""
     bias, residual, name = product.bias, product.residual, product.a.dtype.name
@@ -495,7 +495,7 @@ def _library_addends(
     return None, residual, bias
 
 
-def _constant_row(product: _Product, bias: Operand, held: Array) -> Packed:
+def _constant_row(product: MatrixProduct, bias: Operand, held: Array) -> Packed:
     N, beta, dtype = product.N, product.beta, product.a.dtype
 
     def build() -> Array:
@@ -505,7 +505,7 @@ def _constant_row(product: _Product, bias: Operand, held: Array) -> Packed:
     return product.site.pack((bias,), ("row of bias", N, beta), build)
 
 
-def _finish(product: _Product, bias: Operand | None, strides: tuple[int, int, int]) -> None:
+def _finish(product: MatrixProduct, bias: Operand | None, strides: tuple[int, int, int]) -> None:
     """Emit what is left to do on the product, in place."""
     y = product.y
     vec = _piece(product.N, y.dtype.itemsize)
@@ -522,7 +522,7 @@ def _finish(product: _Product, bias: Operand | None, strides: tuple[int, int, in
 
 
 def _emit(site: Site, asked: Product) -> None:
-    _multiply(_Product(site, *asked))
+    multiply(MatrixProduct(site, *asked))
 
 
 PRODUCTS.register("cupy", _emit)
@@ -547,73 +547,10 @@ def normalized_matmul(
 ) -> None:
     """FusedMatMul whose few rows of A are normalised over the last axis first, as float32."""
     norm = _Norm(gain, shift, bool(is_rms), epsilon)
-    product = _Product(site, *rules.fused_matmul(site, x, b, *addends, **attributes), norm=norm)
+    product = MatrixProduct(site, *rules.fused_matmul(site, x, b, *addends, **attributes), norm=norm)
     if product.M > _FEW_ROWS or product.axes or product.trans_a or x.dtype == np.float64:
         raise Unsupported(f"a product of {x} normalised")
     if any(p is not None and (p.dtype != x.dtype or p.size != product.K) for p in (gain, shift)):
         raise Unsupported("parameters of another type, or not one for each element of a row")
     if product.y.size:
         _few_rows(product, product.bias_strides())
-
-
-@lower("Einsum", since=(12, 28), backend="cupy")
-def einsum(site: Site, *inputs: Operand, equation: str) -> None:
-    """Einsum of two operands that lie as stacks of matrices (ONNX Einsum-12)."""
-    (y,) = site.outputs
-    assert y is not None
-    if len(inputs) != 2:
-        raise Unsupported(f"Einsum of {len(inputs)} operands")
-    a, b = inputs
-    left, right, out = _labels(equation, a, b)
-    batch = [label for label in out if label in left and label in right]
-    rows = [label for label in out if label not in right]
-    columns = [label for label in out if label not in left]
-    summed = [label for label in left if label not in out]
-    if not set(summed) <= set(right) or not set(right) <= {*left, *out}:
-        raise Unsupported("Einsum that sums along one operand")
-    if list(out) == [*batch, *columns, *rows] and rows:
-        a, b, left, right, rows, columns = b, a, right, left, columns, rows
-    if list(out) != [*batch, *rows, *columns]:
-        raise Unsupported("Einsum whose result is no stack of matrices")
-    sizes = {**left, **right}
-    (a_shape, trans_a), (b_shape, is_plain) = (
-        _as_stack(labels, batch, one, summed, sizes) for labels, one in ((left, rows), (right, columns))
-    )
-    _multiply(_Product(site, a, b, y, trans_a, not is_plain, shapes=(a_shape, b_shape)))
-
-
-def _labels(equation: str, a: Operand, b: Operand) -> tuple[dict[str, int], dict[str, int], tuple[str, ...]]:
-    """Return the extents of each operand's axes by label, and the labels of the output; none of extent 1."""
-    terms, arrow, result = equation.replace(" ", "").partition("->")
-    if not arrow or terms.count(",") != 1:
-        raise Unsupported("Einsum without a named output")
-    found: list[dict[str, int]] = []
-    rank = 0
-    for term, operand in zip(terms.split(","), (a, b), strict=True):
-        begin, dots, end = term.partition("...")
-        rank = operand.ndim - len(begin + end) if dots else rank
-        labels = [*begin, *(f"...{i}" for i in range(rank) if dots), *end]
-        if len(labels) != operand.ndim or len(set(labels)) != len(labels):
-            raise Unsupported("Einsum along a diagonal")
-        found.append(dict(zip(labels, operand.shape, strict=True)))
-    left, right = found
-    if any(left[label] != right[label] for label in left.keys() & right.keys()):
-        raise Unsupported("Einsum that broadcasts")
-    begin, dots, end = result.partition("...")
-    out = [*begin, *(f"...{i}" for i in range(rank) if dots), *end]
-    sizes = {**left, **right}
-    real = [{label: n for label, n in operand.items() if n != 1} for operand in found]
-    return real[0], real[1], tuple(label for label in out if sizes[label] != 1)
-
-
-def _as_stack(
-    labels: dict[str, int], batch: list[str], one: list[str], summed: list[str], sizes: dict[str, int]
-) -> tuple[tuple[int, ...], bool]:
-    """Return the shape of an operand as a stack of matrices, and whether the summed axes come first."""
-    stack = tuple(sizes[label] for label in batch)
-    M, K = (math.prod(sizes[label] for label in group) for group in (one, summed))
-    if list(labels) == [*batch, *one, *summed]:
-        return (*stack, M, K), False
-    if list(labels) == [*batch, *summed, *one]:
-        return (*stack, K, M), True
-    raise Unsupported("Einsum of an operand that is no stack of matrices")

@@ -24,7 +24,7 @@ from onnxref.lowering import Operand, Scratch, Site, Unsupported, lower
 from onnxref.registry import MICROSOFT
 
 from ..numpy.matmul_nbits import BITS
-from .linalg import _Product, _tiles
+from .linalg import MatrixProduct, emit_tiles
 
 _CODE = "onnxref.kernels.cupy.code"
 _TYPES = ("float32", "float16", "bfloat16")
@@ -120,10 +120,10 @@ def _many_rows(site: Site, a: Operand, weights: _Weights, y: Operand, bias: Oper
 
 def _own_product(site: Site, a: Operand, wide: Scratch, y: Operand, bias: Operand | None, N: int) -> None:
     described = Operand((N, a.shape[-1]), a.dtype)
-    product = _Product(site, a, described, y, trans_b=True, bias=bias)
+    product = MatrixProduct(site, a, described, y, trans_b=True, bias=bias)
     strides = product.bias_strides()
     product.b = wide  # type: ignore[assignment]  # from here on only its address is asked for
-    _tiles(product, strides)
+    emit_tiles(product, strides)
 
 
 def _check_groups(g_idx: Operand | None, K: int, block_size: int) -> None:
